@@ -1,0 +1,3 @@
+//! ZMTP 3.1.
+pub mod decoder;
+pub mod frame;
