@@ -1,0 +1,269 @@
+//! Credit: how much of a peer's work may be unfinished on one link.
+//!
+//! The receiver grants totals that only grow; the sender starts a message while what it has sent stays below
+//! them. Both count the same charge from the same octets, so the two ends always agree.
+//!
+//! **Invariants.** `finished <= sent <= granted`, in messages; bytes may pass the grant by one message, the one
+//! that was started while the balance was still positive.
+
+/// What an unfinished message costs besides its header and payload: task, context and table entries, in bytes.
+pub const MESSAGE_OVERHEAD_LEN: u64 = 512;
+
+/// What a message is charged, in bytes.
+#[inline]
+#[must_use]
+pub const fn charge(header_len: usize, payload_len: usize) -> u64 {
+    header_len as u64 + payload_len as u64 + MESSAGE_OVERHEAD_LEN
+}
+
+/// Messages and their bytes since the link began, or a difference of two such totals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Messages.
+    pub messages: u64,
+    /// Their [`charge`].
+    pub bytes: u64,
+}
+
+impl Totals {
+    /// One message of so many bytes.
+    #[must_use]
+    pub const fn one(bytes: u64) -> Self {
+        Self { messages: 1, bytes }
+    }
+
+    /// Adds in place. Totals of a peer are compared before they are stored, so saturation is never reached by
+    /// honest ones.
+    #[inline]
+    pub fn add(&mut self, other: Self) {
+        self.messages = self.messages.saturating_add(other.messages);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+
+    /// What `self` has more than `other`.
+    #[must_use]
+    pub const fn since(self, other: Self) -> Self {
+        Self {
+            messages: self.messages.saturating_sub(other.messages),
+            bytes: self.bytes.saturating_sub(other.bytes),
+        }
+    }
+
+    /// Nothing at all.
+    #[must_use]
+    pub const fn is_zero(self) -> bool {
+        self.messages == 0 && self.bytes == 0
+    }
+}
+
+/// A peer broke the rules of credit; the link must end, since the two ends no longer agree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CreditViolation {
+    /// More is finished than was ever sent.
+    #[error("credit for messages that were never sent")]
+    FinishedBeyondSent,
+    /// A total got smaller.
+    #[error("a credit total that shrinks")]
+    Shrinking,
+    /// A message that nothing granted.
+    #[error("a message beyond the credit granted")]
+    BeyondGrant,
+}
+
+/// The sender's side.
+#[derive(Debug, Clone, Copy)]
+pub struct SendCredit {
+    sent: Totals,
+    finished: Totals,
+    granted: Totals,
+}
+
+impl SendCredit {
+    /// Starts with what the peer's READY grants.
+    #[must_use]
+    pub const fn new(granted: Totals) -> Self {
+        Self { sent: Totals { messages: 0, bytes: 0 }, finished: Totals { messages: 0, bytes: 0 }, granted }
+    }
+
+    /// Whether a message may start: there is a message left, and the byte balance is positive.
+    #[inline]
+    #[must_use]
+    pub const fn can_start(&self) -> bool {
+        self.sent.messages < self.granted.messages && self.sent.bytes < self.granted.bytes
+    }
+
+    /// Counts a message that starts.
+    #[inline]
+    pub fn start(&mut self, bytes: u64) {
+        self.sent.add(Totals::one(bytes));
+    }
+
+    /// What the peer has not finished yet.
+    #[must_use]
+    pub const fn unfinished(&self) -> Totals {
+        self.sent.since(self.finished)
+    }
+
+    /// Takes a Credit frame. `true` when a message that could not start may start now.
+    ///
+    /// # Errors
+    ///
+    /// When the totals cannot be true.
+    pub fn handle_grant(&mut self, finished: Totals, granted: Totals) -> Result<bool, CreditViolation> {
+        if finished.messages > self.sent.messages || finished.bytes > self.sent.bytes {
+            return Err(CreditViolation::FinishedBeyondSent);
+        }
+        let shrinks = |old: Totals, new: Totals| new.messages < old.messages || new.bytes < old.bytes;
+        if shrinks(self.finished, finished) || shrinks(self.granted, granted) {
+            return Err(CreditViolation::Shrinking);
+        }
+        let was_open = self.can_start();
+        self.finished = finished;
+        self.granted = granted;
+        Ok(!was_open && self.can_start())
+    }
+}
+
+/// The receiver's side.
+#[derive(Debug, Clone, Copy)]
+pub struct ReceiveCredit {
+    window: Totals,
+    received: Totals,
+    finished: Totals,
+    told: Totals,
+}
+
+impl ReceiveCredit {
+    /// Grants `window` from the start.
+    #[must_use]
+    pub fn new(window: Totals) -> Self {
+        let none = Totals::default();
+        Self { window, received: none, finished: none, told: none }
+    }
+
+    /// Counts a message that has come.
+    ///
+    /// # Errors
+    ///
+    /// When it starts beyond the grant that the peer had been told of.
+    #[inline]
+    pub fn receive(&mut self, bytes: u64) -> Result<(), CreditViolation> {
+        let granted = self.granted(self.told);
+        if self.received.messages >= granted.messages || self.received.bytes >= granted.bytes {
+            return Err(CreditViolation::BeyondGrant);
+        }
+        self.received.add(Totals::one(bytes));
+        Ok(())
+    }
+
+    /// Counts messages that are finished.
+    #[inline]
+    pub fn finish(&mut self, done: Totals) {
+        self.finished.add(done);
+    }
+
+    /// What has come and is not finished.
+    #[must_use]
+    pub const fn unfinished(&self) -> Totals {
+        self.received.since(self.finished)
+    }
+
+    /// Whether the peer should hear of finished messages with the next write.
+    #[must_use]
+    pub fn is_owed(&self) -> bool {
+        self.finished != self.told
+    }
+
+    /// Whether so much is owed (a quarter of the window) that it is worth a write of its own.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        let owed = self.finished.since(self.told);
+        !owed.is_zero() && (owed.messages * 4 >= self.window.messages || owed.bytes * 4 >= self.window.bytes)
+    }
+
+    /// The totals of a Credit frame that leaves now: finished and granted.
+    pub fn take_frame(&mut self) -> (Totals, Totals) {
+        self.told = self.finished;
+        (self.told, self.granted(self.told))
+    }
+
+    fn granted(&self, finished: Totals) -> Totals {
+        let mut granted = finished;
+        granted.add(self.window);
+        granted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const fn totals(messages: u64, bytes: u64) -> Totals {
+        Totals { messages, bytes }
+    }
+
+    #[test]
+    fn a_message_may_start_while_the_balance_is_positive_and_drive_it_below_zero() {
+        let mut sender = SendCredit::new(totals(3, 1000));
+        sender.start(999);
+        assert!(sender.can_start());
+        sender.start(50_000);
+        assert!(!sender.can_start());
+        assert_eq!(sender.handle_grant(totals(2, 50_999), totals(5, 51_999)), Ok(true));
+        assert!(sender.can_start());
+    }
+
+    #[test]
+    fn totals_that_cannot_be_true_end_the_link() {
+        let mut sender = SendCredit::new(totals(8, 1000));
+        sender.start(10);
+        assert_eq!(sender.handle_grant(totals(2, 10), totals(9, 1010)), Err(CreditViolation::FinishedBeyondSent));
+        assert_eq!(sender.handle_grant(totals(1, 10), totals(7, 1010)), Err(CreditViolation::Shrinking));
+        assert_eq!(sender.handle_grant(totals(1, 10), totals(9, 1010)), Ok(false));
+        assert_eq!(sender.handle_grant(totals(0, 10), totals(9, 1010)), Err(CreditViolation::Shrinking));
+    }
+
+    #[test]
+    fn what_was_finished_but_not_told_grants_nothing_yet() {
+        let mut receiver = ReceiveCredit::new(totals(1, 1000));
+        receiver.receive(10).unwrap();
+        receiver.finish(totals(1, 10));
+        assert_eq!(receiver.receive(10), Err(CreditViolation::BeyondGrant));
+        let _ = receiver.take_frame();
+        assert_eq!(receiver.receive(10), Ok(()));
+    }
+
+    proptest! {
+        /// Whatever the order of sends, finishes and frames, honest ends never find each other in breach, and
+        /// nothing stays blocked once all is finished and told.
+        #[test]
+        fn honest_ends_agree(window in (1u64..20, 1u64..5000), steps in prop::collection::vec((0u8..3, 1u64..4000), 1..200)) {
+            let window = totals(window.0, window.1);
+            let (mut sender, mut receiver) = (SendCredit::new(window), ReceiveCredit::new(window));
+            let mut running = std::collections::VecDeque::new();
+            for (step, bytes) in steps {
+                match step {
+                    0 if sender.can_start() => {
+                        sender.start(bytes);
+                        prop_assert_eq!(receiver.receive(bytes), Ok(()));
+                        running.push_back(bytes);
+                    }
+                    1 => if let Some(bytes) = running.pop_front() { receiver.finish(Totals::one(bytes)) },
+                    2 => {
+                        let (finished, granted) = receiver.take_frame();
+                        prop_assert!(sender.handle_grant(finished, granted).is_ok());
+                    }
+                    _ => {}
+                }
+            }
+            for bytes in running { receiver.finish(Totals::one(bytes)); }
+            let (finished, granted) = receiver.take_frame();
+            prop_assert!(sender.handle_grant(finished, granted).is_ok());
+            prop_assert!(sender.can_start() && sender.unfinished().is_zero() && receiver.unfinished().is_zero());
+            prop_assert!(!receiver.is_owed());
+        }
+    }
+}
