@@ -1,3 +1,4 @@
 //! Bytes to values and back; pure.
 
 pub mod codes;
+pub mod credit_frame;
