@@ -2,3 +2,4 @@
 
 pub mod codes;
 pub mod credit_frame;
+pub mod extras;
