@@ -1,7 +1,8 @@
-//! Bytes to values and back; pure.
+//! Bytes to values and back; pure: no clock, no async, no randomness, no allocation sized by a peer.
+
+pub mod answer;
+pub mod codes;
+pub mod credit_frame;
+pub mod extras;
+pub mod header;
 pub mod zmtp;
-/// Placeholder until the header lands.
-pub mod header {
-    /// Longest header.
-    pub const HEADER_LEN_MAX: usize = 16 * 1024;
-}
