@@ -1,6 +1,6 @@
 //! Holds `docs/wire.md`, `tests/vectors/wire.json` and the code together: the same octets with the same
-//! meaning, the same numbers with the same names, the same limits. Whoever writes a client in another language
-//! works from those two files, so what they say must be what this crate does.
+//! meaning, the same numbers with the same names, the same limits. Whoever writes a client in another
+//! language works from those two files, so what they say must be what this crate does.
 
 // clippy's allowance for tests does not reach the helpers of an integration test.
 #![allow(clippy::unwrap_used)]
