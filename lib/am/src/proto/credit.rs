@@ -125,11 +125,11 @@ impl SendCredit {
     }
 }
 
-/// The receiver's side.
+/// The receiver's side, shared by all that finish messages. What has come is counted by the reader alone, in
+/// its [`ReceiveMeter`], so that no message pays for a lock.
 #[derive(Debug, Clone, Copy)]
 pub struct ReceiveCredit {
     window: Totals,
-    received: Totals,
     finished: Totals,
     told: Totals,
 }
@@ -138,23 +138,7 @@ impl ReceiveCredit {
     /// Grants `window` from the start.
     #[must_use]
     pub fn new(window: Totals) -> Self {
-        let none = Totals::default();
-        Self { window, received: none, finished: none, told: none }
-    }
-
-    /// Counts a message that has come.
-    ///
-    /// # Errors
-    ///
-    /// When it starts beyond the grant that the peer had been told of.
-    #[inline]
-    pub fn receive(&mut self, bytes: u64) -> Result<(), CreditViolation> {
-        let granted = self.granted(self.told);
-        if self.received.messages >= granted.messages || self.received.bytes >= granted.bytes {
-            return Err(CreditViolation::BeyondGrant);
-        }
-        self.received.add(Totals::one(bytes));
-        Ok(())
+        Self { window, finished: Totals::default(), told: Totals::default() }
     }
 
     /// Counts messages that are finished.
@@ -163,10 +147,10 @@ impl ReceiveCredit {
         self.finished.add(done);
     }
 
-    /// What has come and is not finished.
+    /// What is finished so far.
     #[must_use]
-    pub const fn unfinished(&self) -> Totals {
-        self.received.since(self.finished)
+    pub const fn finished(&self) -> Totals {
+        self.finished
     }
 
     /// Whether the peer should hear of finished messages with the next write.
@@ -185,13 +169,59 @@ impl ReceiveCredit {
     /// The totals of a Credit frame that leaves now: finished and granted.
     pub fn take_frame(&mut self) -> (Totals, Totals) {
         self.told = self.finished;
-        (self.told, self.granted(self.told))
+        (self.told, self.granted())
     }
 
-    fn granted(&self, finished: Totals) -> Totals {
-        let mut granted = finished;
+    /// What the peer has been told that it may send in all.
+    #[must_use]
+    pub fn granted(&self) -> Totals {
+        let mut granted = self.told;
         granted.add(self.window);
         granted
+    }
+}
+
+/// Checks what comes against what was granted; owned by the reader.
+#[derive(Debug, Clone, Copy)]
+pub struct ReceiveMeter {
+    received: Totals,
+    granted: Totals,
+}
+
+impl ReceiveMeter {
+    /// Starts with the first grant.
+    #[must_use]
+    pub fn new(granted: Totals) -> Self {
+        Self { received: Totals::default(), granted }
+    }
+
+    /// Counts a message that has come. `latest` looks the grant up anew, and is asked only when the one known
+    /// here is used up.
+    ///
+    /// # Errors
+    ///
+    /// When the message starts beyond the grant that the peer has been told of.
+    #[inline]
+    pub fn receive(&mut self, bytes: u64, latest: impl FnOnce() -> Totals) -> Result<(), CreditViolation> {
+        if !self.is_open() {
+            self.granted = latest();
+            if !self.is_open() {
+                return Err(CreditViolation::BeyondGrant);
+            }
+        }
+        self.received.add(Totals::one(bytes));
+        Ok(())
+    }
+
+    /// What has come so far.
+    #[must_use]
+    pub const fn received(&self) -> Totals {
+        self.received
+    }
+
+    #[inline]
+    const fn is_open(&self) -> bool {
+        self.received.messages < self.granted.messages && self.received.bytes < self.granted.bytes
     }
 }
 
@@ -228,12 +258,13 @@ mod tests {
 
     #[test]
     fn what_was_finished_but_not_told_grants_nothing_yet() {
-        let mut receiver = ReceiveCredit::new(totals(1, 1000));
-        receiver.receive(10).unwrap();
-        receiver.finish(totals(1, 10));
-        assert_eq!(receiver.receive(10), Err(CreditViolation::BeyondGrant));
-        let _ = receiver.take_frame();
-        assert_eq!(receiver.receive(10), Ok(()));
+        let mut credit = ReceiveCredit::new(totals(1, 1000));
+        let mut meter = ReceiveMeter::new(credit.granted());
+        meter.receive(10, || credit.granted()).unwrap();
+        credit.finish(totals(1, 10));
+        assert_eq!(meter.receive(10, || credit.granted()), Err(CreditViolation::BeyondGrant));
+        let _ = credit.take_frame();
+        assert_eq!(meter.receive(10, || credit.granted()), Ok(()));
     }
 
     proptest! {
@@ -243,12 +274,13 @@ mod tests {
         fn honest_ends_agree(window in (1u64..20, 1u64..5000), steps in prop::collection::vec((0u8..3, 1u64..4000), 1..200)) {
             let window = totals(window.0, window.1);
             let (mut sender, mut receiver) = (SendCredit::new(window), ReceiveCredit::new(window));
+            let mut meter = ReceiveMeter::new(window);
             let mut running = std::collections::VecDeque::new();
             for (step, bytes) in steps {
                 match step {
                     0 if sender.can_start() => {
                         sender.start(bytes);
-                        prop_assert_eq!(receiver.receive(bytes), Ok(()));
+                        prop_assert_eq!(meter.receive(bytes, || receiver.granted()), Ok(()));
                         running.push_back(bytes);
                     }
                     1 => if let Some(bytes) = running.pop_front() { receiver.finish(Totals::one(bytes)) },
@@ -262,7 +294,8 @@ mod tests {
             for bytes in running { receiver.finish(Totals::one(bytes)); }
             let (finished, granted) = receiver.take_frame();
             prop_assert!(sender.handle_grant(finished, granted).is_ok());
-            prop_assert!(sender.can_start() && sender.unfinished().is_zero() && receiver.unfinished().is_zero());
+            prop_assert!(sender.can_start() && sender.unfinished().is_zero());
+            prop_assert_eq!(meter.received(), receiver.finished());
             prop_assert!(!receiver.is_owed());
         }
     }

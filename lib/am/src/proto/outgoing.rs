@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::wire::codes::DeliveryMode;
+use crate::wire::codes::{Codec, DeliveryMode};
 use crate::wire::header::Trace;
 
 /// Payloads from this length on travel by reference; shorter ones are cheaper to copy than to count.
@@ -48,13 +48,13 @@ pub struct Outgoing<'a> {
     /// What the sender waits for.
     pub mode: DeliveryMode,
     /// The payload's codec octet.
-    pub codec: u8,
+    pub codec: Codec,
     /// 0, and one more for each call made through a handler's context.
     pub depth: u8,
     /// When the call ends at the latest.
     pub deadline: Instant,
-    /// Whether the receiver should know the deadline. Always so for calls that wait for something.
-    pub tell_deadline: bool,
+    /// The time left until then, if the receiver should know it. Always so for calls that wait for something.
+    pub time_left_ms: Option<u32>,
     /// Trace context.
     pub trace: Option<Trace>,
     /// Encoded extras.

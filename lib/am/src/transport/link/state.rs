@@ -1,0 +1,267 @@
+//! What all users of a link share under its one lock: [`Shared`].
+
+use std::collections::VecDeque;
+use std::task::Waker;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::buffer::{Progress, SendBuffer};
+use super::{LinkSettings, PART_LEN};
+use crate::proto::credit::{ReceiveCredit, SendCredit, Totals};
+use crate::proto::outgoing::PayloadSource;
+use crate::proto::pending::Pending;
+use crate::wire::codes::{ChunkOf, CreditAccount, Kind};
+use crate::wire::credit_frame::CreditTotals;
+use crate::wire::header::Header;
+use crate::wire::zmtp::{command, frame};
+
+/// Index of the account for messages of ordinary size.
+pub(super) const ORDINARY: usize = 0;
+/// Index of the account for payloads over 1 MiB.
+pub(super) const LARGE: usize = 1;
+
+/// The rest of a payload over 1 MiB, sent part by part.
+#[derive(Debug)]
+pub(super) struct LargeOut {
+    pub(super) of: ChunkOf,
+    pub(super) id: u64,
+    pub(super) rest: Bytes,
+    /// What is finished at the receiver of a reply once the last part has been written.
+    pub(super) finishes: Option<(usize, Totals, bool)>,
+}
+
+/// A sender that waits for credit, in the order in which they came.
+#[derive(Debug)]
+pub(super) struct WaitingSender {
+    pub(super) ticket: u64,
+    pub(super) waker: Waker,
+}
+
+/// Everything that sending touches.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// Filled by senders.
+    pub(super) out: SendBuffer,
+    /// Empty, swapped in when `out` is taken for writing.
+    pub(super) spare: SendBuffer,
+    /// A batch that the socket did not take whole, left to the flusher.
+    pub(super) handed: Option<(SendBuffer, Progress)>,
+    /// Payloads over 1 MiB that are under way.
+    pub(super) large: VecDeque<LargeOut>,
+    /// Somebody is writing, or a batch is handed to the flusher.
+    pub(super) writing: bool,
+    /// The flusher has been woken and has not run yet.
+    pub(super) scheduled: bool,
+    pub(super) flusher: Option<Waker>,
+    /// Octets of the stream so far: queued, and taken by the socket.
+    pub(super) queued: u64,
+    pub(super) written: u64,
+    /// One-way messages queued so far, and how many of them lie behind `written` at the latest.
+    pub(super) one_way_queued: u64,
+    /// Sending is over: the link ended, or a write failed.
+    pub(super) closed: bool,
+    /// No new Messages: we or the peer said Bye.
+    pub(super) retired: bool,
+    pub(super) pending: Pending<Waker>,
+    pub(super) send_credit: [SendCredit; 2],
+    pub(super) receive_credit: [ReceiveCredit; 2],
+    /// Calls of system handlers that the peer has not answered.
+    pub(super) system_sent: u32,
+    /// The peer's calls of system handlers that are unfinished here.
+    pub(super) system_unfinished: u32,
+    /// Requests that are running here and owe an answer.
+    pub(super) answering: u32,
+    pub(super) senders: VecDeque<WaitingSender>,
+    pub(super) next_ticket: u64,
+    /// Those who wait for room in the buffer, or for it to be empty.
+    pub(super) room: Vec<Waker>,
+    /// The newest PONG owed, as an encoded command.
+    pub(super) pong: Option<Vec<u8>>,
+    pub(super) ping_due: bool,
+    /// Since when credit is owed.
+    pub(super) owed_since_tick: u64,
+    /// How many one-way messages may still be written by their sender in this tick.
+    pub(super) burst_left: u8,
+    pub(super) burst_tick: u64,
+}
+
+impl Shared {
+    pub(super) fn new(settings: &LinkSettings) -> Self {
+        Self {
+            out: SendBuffer::default(),
+            spare: SendBuffer::default(),
+            handed: None,
+            large: VecDeque::new(),
+            writing: false,
+            scheduled: false,
+            flusher: None,
+            queued: 0,
+            written: 0,
+            one_way_queued: 0,
+            closed: false,
+            retired: false,
+            pending: Pending::new(settings.pending_calls_max),
+            send_credit: settings.granted_by_peer.map(SendCredit::new),
+            receive_credit: settings.granted_to_peer.map(ReceiveCredit::new),
+            system_sent: 0,
+            system_unfinished: 0,
+            answering: 0,
+            senders: VecDeque::new(),
+            next_ticket: 0,
+            room: Vec::new(),
+            pong: None,
+            ping_due: false,
+            owed_since_tick: 0,
+            burst_left: 0,
+            burst_tick: 0,
+        }
+    }
+
+    /// Octets waiting, the batch under way included.
+    pub(super) fn waiting_len(&self) -> usize {
+        (self.queued - self.written) as usize
+    }
+
+    /// Whether a write would have something to send that is worth it.
+    pub(super) fn has_work(&self) -> bool {
+        !self.out.is_empty()
+            || !self.large.is_empty()
+            || self.pong.is_some()
+            || self.ping_due
+            || self.receive_credit.iter().any(ReceiveCredit::is_urgent)
+    }
+
+    /// Takes what is to be written next: newest state first, then what is queued, then one part of a large
+    /// payload. `with_credit` also sends credit that is not urgent.
+    pub(super) fn take_batch(&mut self, own_peer: bool, with_credit: bool) -> Option<SendBuffer> {
+        self.push_part();
+        if self.out.is_empty() && !with_credit && !self.has_work() {
+            return None;
+        }
+        self.push_state(own_peer);
+        if self.out.is_empty() {
+            return None;
+        }
+        Some(std::mem::replace(&mut self.out, std::mem::take(&mut self.spare)))
+    }
+
+    /// PONG, PING and Credit are state, not queue: the newest of each leaves at the head of a write.
+    fn push_state(&mut self, own_peer: bool) {
+        let owes_credit = own_peer && self.receive_credit.iter().any(ReceiveCredit::is_owed);
+        if !owes_credit && self.pong.is_none() && !self.ping_due {
+            return;
+        }
+        let mut state = self.pong.take().unwrap_or_default();
+        if std::mem::take(&mut self.ping_due) {
+            command::encode_ping(0, &[], &mut state);
+        }
+        if owes_credit {
+            for account in [CreditAccount::Ordinary, CreditAccount::Large] {
+                let credit = &mut self.receive_credit[usize::from(account.as_u8())];
+                if credit.is_owed() {
+                    let (finished, granted) = credit.take_frame();
+                    encode_credit(account, finished, granted, &mut state);
+                }
+            }
+        }
+        self.queued += state.len() as u64;
+        self.out.push_front(&state);
+    }
+
+    /// Queues the next part of the payload at the front of the large ones, unless enough is queued already:
+    /// other messages pass between two parts.
+    fn push_part(&mut self) {
+        if self.out.len() >= PART_LEN {
+            return;
+        }
+        let Some(mut large) = self.large.pop_front() else { return };
+        let before = self.out.len();
+        let part = large.rest.split_to(large.rest.len().min(PART_LEN));
+        let header = Header::chunk(large.of, large.id);
+        let octets = self.out.octets();
+        frame::encode_header(true, header.encoded_len(), octets);
+        header.encode(octets);
+        frame::encode_header(false, part.len(), octets);
+        self.out.push_payload(PayloadSource::Shared(&part));
+        if large.rest.is_empty() {
+            if let Some((account, done, system)) = large.finishes {
+                self.out.finishes[account].add(done);
+                self.out.system_finishes += u32::from(system);
+            }
+        } else {
+            self.large.push_back(large);
+        }
+        self.queued += (self.out.len() - before) as u64;
+    }
+
+    /// A batch is written whole: what it finished is finished, and its room serves the next swap.
+    pub(super) fn finish_batch(&mut self, mut batch: SendBuffer, tick: u64) {
+        for (credit, done) in self.receive_credit.iter_mut().zip(batch.finishes) {
+            if !done.is_zero() && !credit.is_owed() {
+                self.owed_since_tick = tick;
+            }
+            credit.finish(done);
+        }
+        self.system_unfinished = self.system_unfinished.saturating_sub(batch.system_finishes);
+        batch.clear(SPARE_CAPACITY_MAX);
+        self.spare = batch;
+    }
+
+    /// Encodes a message without payload, or with one that is copied.
+    pub(super) fn push_control(&mut self, header: &Header<'_>, payload: &[u8]) {
+        let before = self.out.len();
+        let octets = self.out.octets();
+        frame::encode_header(!payload.is_empty(), header.encoded_len(), octets);
+        header.encode(octets);
+        if !payload.is_empty() {
+            frame::encode_header(false, payload.len(), octets);
+            octets.extend_from_slice(payload);
+        }
+        self.queued += (self.out.len() - before) as u64;
+    }
+
+    /// The calls whose time is up: gives their wakers, and sends a Cancel for each.
+    pub(super) fn expire_calls(&mut self, now: Instant, woken: &mut Vec<Waker>) {
+        if !self.pending.has_deadlines() {
+            return;
+        }
+        let mut cancelled = Vec::new();
+        self.pending.expire(now, woken, &mut cancelled);
+        for id in cancelled {
+            self.push_cancel(id);
+        }
+    }
+
+    /// Tells the peer that nobody waits for `id` any more, and sends no further part of its payload.
+    pub(super) fn push_cancel(&mut self, id: u64) {
+        if self.closed {
+            return;
+        }
+        let half_sent = self.large.iter().any(|large| large.id == id && large.of == ChunkOf::Message);
+        self.large.retain(|large| large.id != id || large.of != ChunkOf::Message);
+        let header = match half_sent {
+            true => Header::cancel_rest(ChunkOf::Message, id),
+            false => Header::reply(Kind::Cancel, id),
+        };
+        self.push_control(&header, &[]);
+    }
+}
+
+/// The most room that a send buffer keeps between two writes; a burst's worth of short messages.
+const SPARE_CAPACITY_MAX: usize = 256 * 1024;
+
+fn encode_credit(account: CreditAccount, finished: Totals, granted: Totals, out: &mut Vec<u8>) {
+    let header = Header::credit(account);
+    let totals = CreditTotals {
+        messages_finished: finished.messages,
+        bytes_finished: finished.bytes,
+        messages_granted: granted.messages,
+        bytes_granted: granted.bytes,
+    }
+    .encode();
+    frame::encode_header(true, header.encoded_len(), out);
+    header.encode(out);
+    frame::encode_header(false, totals.len(), out);
+    out.extend_from_slice(&totals);
+}
