@@ -301,15 +301,27 @@ fn run_alone(name: &str, environment: &[(&str, &Path)]) {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert_ne!(output.status.code(), Some(HANGS), "{name} hangs or turns in circles:\n{text}");
     assert!(output.status.success() && text.contains("1 passed"), "{name} failed alone:\n{text}");
 }
 
 /// Set in such a process; without it, they do nothing (somebody ran all ignored tests).
 const ALONE: &str = "AM_TEST_ALONE";
 const PATH: &str = "AM_TEST_PATH";
+/// Exit code of such a process when it hangs or turns in circles.
+const HANGS: i32 = 124;
 
+/// Whether this process is such a one; if so, it ends itself should it hang, since nobody else would.
 fn is_alone() -> bool {
-    std::env::var_os(ALONE).is_some()
+    let is_alone = std::env::var_os(ALONE).is_some();
+    if is_alone {
+        std::thread::spawn(|| {
+            let (_never, signal) = std::sync::mpsc::channel::<()>();
+            let _ = signal.recv_timeout(Duration::from_secs(30));
+            std::process::exit(HANGS);
+        });
+    }
+    is_alone
 }
 
 #[test]
