@@ -3,8 +3,10 @@
 pub mod endpoint;
 pub mod error;
 pub mod id;
-pub mod wire;
 #[cfg(feature = "runtime")]
 pub mod transport;
+pub mod wire;
+#[cfg(feature = "runtime")]
+pub mod zmq;
 
 pub use endpoint::{Endpoint, EndpointError};

@@ -23,6 +23,9 @@
 //! - **A dropped listener** frees its endpoint (and its socket file) at once.
 //! - **Accepting** is cancel safe, and survives errors that concern one connection or a lack of descriptors.
 
+#[cfg(feature = "test-util")]
+pub mod conformance;
+pub mod inproc;
 pub mod link;
 
 use std::fmt;
