@@ -1,0 +1,390 @@
+//! One link to a peer: a send buffer with its flusher, a reader, and what both ends may still send.
+//!
+//! A message's way out: the sender encodes it into the [`SendBuffer`](buffer) under the link's one lock, which
+//! also covers credit and the slab of pending calls. Whoever then finds no write going on writes; otherwise the
+//! one who writes takes it along. A message's way in: [`reader`] reads chunks and hands each message to an
+//! [`Inbound`], which is the runtime's router.
+//!
+//! **Invariants**
+//! 1. No user code, waker or system call runs under the lock.
+//! 2. `writing` is true exactly while one task or caller owns a batch: writes never interleave.
+//! 3. After [`Link::finish`] no call is pending and nothing is queued any more.
+//!
+//! Lock order: the link's lock is the innermost; nothing else is locked while it is held.
+
+mod buffer;
+mod flush;
+mod pool;
+pub mod reader;
+mod send;
+mod state;
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+pub use reader::{Inbound, Received};
+pub use send::{Answer, AnswerBody, SendError};
+
+use super::StreamWriter;
+use crate::proto::credit::{CreditViolation, Totals};
+use crate::proto::pending::{Outcome, Polled, ReceiptReply, Reply, SYSTEM_ID_BIT};
+use crate::wire::codes::{ChunkOf, CreditAccount};
+use crate::wire::credit_frame::CreditTotals;
+use state::{LARGE, ORDINARY, Shared};
+
+/// Between own nodes a frame carries at most so many octets of payload; what is longer goes in parts.
+pub const PART_LEN: usize = 1 << 20;
+
+/// What a link needs to know of its two ends.
+#[derive(Debug, Clone)]
+pub struct LinkSettings {
+    /// The peer is one of our own nodes: it has credit, and takes payloads in parts.
+    pub own_peer: bool,
+    /// The longest payload that the peer takes, in octets.
+    pub peer_payload_len_max: u64,
+    /// The longest payload that we take, in octets.
+    pub payload_len_max: u64,
+    /// First grant of the peer to us, ordinary and large account.
+    pub granted_by_peer: [Totals; 2],
+    /// Our first grant to the peer.
+    pub granted_to_peer: [Totals; 2],
+    /// Calls of system handlers that may be unfinished, each way.
+    pub system_calls_max: u32,
+    /// Calls that may wait for an answer.
+    pub pending_calls_max: usize,
+    /// Replies wait while more than this is queued, in octets.
+    pub send_buffer_len_max: usize,
+}
+
+/// The process's coarse clock: ticks of 10 ms, counted by the runtime's sweep while anything goes on.
+#[derive(Debug, Default)]
+pub struct Ticks(AtomicU64);
+
+impl Ticks {
+    /// Ticks so far.
+    #[inline]
+    pub fn now(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Counts on; the runtime's sweep alone calls this.
+    pub fn advance(&self, ticks: u64) {
+        self.0.fetch_add(ticks, Ordering::Relaxed);
+    }
+}
+
+/// Why a link ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LinkEnd {
+    /// The peer closed it, or its process ended.
+    #[error("the peer closed the connection")]
+    Closed,
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Broken(String),
+    /// The peer broke the protocol.
+    #[error("the peer broke the protocol: {0}")]
+    Protocol(String),
+    /// Nothing was heard of the peer for too long.
+    #[error("the peer has been silent for {0} ms")]
+    Silent(u64),
+    /// The peer does not read what it is sent.
+    #[error("the peer does not read what it is sent")]
+    SlowConsumer,
+    /// `disconnect` was called.
+    #[error("disconnected on request")]
+    Disconnected,
+    /// Both ends have said Bye and owe nothing.
+    #[error("both ends said goodbye")]
+    Bye,
+    /// This node was shut down or dropped.
+    #[error("this node has shut down")]
+    NodeStopped,
+}
+
+/// One end of a connection to a peer.
+pub struct Link {
+    number: u64,
+    settings: LinkSettings,
+    writer: Box<dyn StreamWriter>,
+    ticks: Arc<Ticks>,
+    shared: Mutex<Shared>,
+    end: OnceLock<LinkEnd>,
+    ended: CancellationToken,
+    /// Octets received, for silence: bytes, not frames, are signs of life.
+    received_len: AtomicU64,
+    received_tick: AtomicU64,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("number", &self.number).field("end", &self.end.get()).finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    /// A link over a stream whose handshake is done. The caller runs [`flush_loop`](Self::flush_loop) and
+    /// [`reader::read_loop`], then calls [`finish`](Self::finish).
+    pub fn new(
+        number: u64,
+        settings: LinkSettings,
+        writer: Box<dyn StreamWriter>,
+        ticks: Arc<Ticks>,
+    ) -> Arc<Self> {
+        let shared = Mutex::new(Shared::new(&settings));
+        let received_tick = AtomicU64::new(ticks.now());
+        Arc::new(Self {
+            number,
+            settings,
+            writer,
+            ticks,
+            shared,
+            end: OnceLock::new(),
+            ended: CancellationToken::new(),
+            received_len: AtomicU64::new(0),
+            received_tick,
+        })
+    }
+
+    /// Its number in this process; never used twice.
+    pub const fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// What it was made with.
+    pub const fn settings(&self) -> &LinkSettings {
+        &self.settings
+    }
+
+    /// Why it ended, once it has.
+    pub fn end_reason(&self) -> Option<&LinkEnd> {
+        self.end.get()
+    }
+
+    /// Resolves when the link is to end; its tasks then stop.
+    pub async fn ending(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Ends the link: nothing more is sent, and the reader stops. The first reason stays.
+    pub fn end(&self, reason: LinkEnd) {
+        let _ = self.end.set(reason);
+        let (senders, room, flusher) = {
+            let mut shared = self.shared.lock();
+            shared.closed = true;
+            (std::mem::take(&mut shared.senders), std::mem::take(&mut shared.room), shared.flusher.take())
+        };
+        self.ended.cancel();
+        // A peer that waits for our end of stream must see it, whoever still holds this link.
+        let _ = self.writer.shutdown();
+        senders.into_iter().map(|sender| sender.waker).chain(room).chain(flusher).for_each(Waker::wake);
+    }
+
+    /// The reader has stopped, so no more replies come: fails what is pending. Gives how many one-way messages
+    /// had not left.
+    pub fn finish(&self) {
+        let mut woken = Vec::new();
+        {
+            let mut shared = self.shared.lock();
+            shared.closed = true;
+            let written = shared.written;
+            shared.pending.fail_all(written, &mut woken);
+            shared.large.clear();
+            shared.out.clear(0);
+            shared.spare.clear(0);
+            shared.queued = written;
+        }
+        woken.into_iter().for_each(Waker::wake);
+    }
+
+    /// Octets queued and not yet taken by the socket.
+    pub fn waiting_len(&self) -> usize {
+        self.shared.lock().waiting_len()
+    }
+
+    /// Calls waiting for an answer from the peer.
+    pub fn pending_calls(&self) -> usize {
+        self.shared.lock().pending.len()
+    }
+
+    /// The peer's requests that are running here and owe an answer.
+    pub fn answering(&self) -> u32 {
+        self.shared.lock().answering
+    }
+
+    /// Whether new Messages are no longer sent on it: one end said Bye.
+    pub fn is_retired(&self) -> bool {
+        self.shared.lock().retired
+    }
+
+    /// Whether it can carry new Messages.
+    pub fn is_usable(&self) -> bool {
+        let shared = self.shared.lock();
+        !shared.closed && !shared.retired
+    }
+
+    /// From now on no new Messages are sent on this link. Senders that wait for credit learn of it.
+    pub fn retire(&self) {
+        let senders = {
+            let mut shared = self.shared.lock();
+            shared.retired = true;
+            std::mem::take(&mut shared.senders)
+        };
+        senders.into_iter().for_each(|sender| sender.waker.wake());
+    }
+
+    /// Takes a reply of the peer; `false` when nobody waits for it any more.
+    #[inline]
+    pub fn handle_reply(&self, id: u64, reply: Reply) -> bool {
+        let is_final = !matches!(reply, Reply::Receipt(_));
+        let is_nack = matches!(reply, Reply::Nack { .. });
+        let waiter = {
+            let mut shared = self.shared.lock();
+            if is_final && id & SYSTEM_ID_BIT != 0 {
+                shared.system_sent = shared.system_sent.saturating_sub(1);
+            }
+            if is_nack && !shared.large.is_empty() {
+                shared.large.retain(|large| large.id != id || large.of != ChunkOf::Message);
+            }
+            shared.pending.handle_reply(id & !SYSTEM_ID_BIT, reply)
+        };
+        match waiter {
+            Some(Some(waiter)) => waiter.wake(),
+            Some(None) => {}
+            None => return false,
+        }
+        true
+    }
+
+    /// Takes a Credit frame of the peer.
+    ///
+    /// # Errors
+    ///
+    /// When its totals cannot be true; the link must then end.
+    pub fn handle_credit(&self, account: CreditAccount, totals: &CreditTotals) -> Result<(), CreditViolation> {
+        let finished = Totals { messages: totals.messages_finished, bytes: totals.bytes_finished };
+        let granted = Totals { messages: totals.messages_granted, bytes: totals.bytes_granted };
+        let first = {
+            let mut shared = self.shared.lock();
+            let opened = shared.send_credit[usize::from(account.as_u8())].handle_grant(finished, granted)?;
+            if opened { shared.senders.front().map(|sender| sender.waker.clone()) } else { None }
+        };
+        if let Some(waker) = first {
+            waker.wake();
+        }
+        Ok(())
+    }
+
+    /// Asks for the end of a call.
+    #[inline]
+    pub fn poll_outcome(&self, id: u64, cx: &Context<'_>) -> Poll<Outcome> {
+        let polled = self.shared.lock().pending.poll_outcome(id & !SYSTEM_ID_BIT, |old| waiter(old, cx));
+        match polled {
+            Polled::Waiting => Poll::Pending,
+            Polled::Ready(outcome) => Poll::Ready(outcome),
+            Polled::Gone => Poll::Ready(Outcome::Lost { sent: true }),
+        }
+    }
+
+    /// Asks for the receipt of a call.
+    pub fn poll_receipt(&self, id: u64, cx: &Context<'_>) -> Poll<Result<ReceiptReply, Outcome>> {
+        let polled = self.shared.lock().pending.poll_receipt(id & !SYSTEM_ID_BIT, |old| waiter(old, cx));
+        match polled {
+            Polled::Waiting => Poll::Pending,
+            Polled::Ready(receipt) => Poll::Ready(receipt),
+            Polled::Gone => Poll::Ready(Err(Outcome::Lost { sent: true })),
+        }
+    }
+
+    /// The caller gives up on a call: its slot is free at once, and the peer is told if it may still be at it.
+    pub fn abandon(&self, id: u64) {
+        let mut shared = self.shared.lock();
+        if shared.pending.abandon(id & !SYSTEM_ID_BIT) && !shared.closed {
+            shared.push_cancel(id);
+            self.flush_soon(shared);
+        }
+    }
+
+    /// What the runtime's sweep does for each link: expires calls, sends credit that has been owed for a tick,
+    /// and writes what its sender has left to a flusher that had no turn.
+    pub fn sweep(self: &Arc<Self>, now: Instant) {
+        let mut woken = Vec::new();
+        let mut shared = self.shared.lock();
+        shared.expire_calls(now, &mut woken);
+        let owed = self.settings.own_peer
+            && shared.receive_credit.iter().any(|credit| credit.is_owed())
+            && shared.owed_since_tick < self.ticks.now();
+        if !shared.closed && !shared.writing && (owed || shared.has_work()) {
+            self.write_now(shared, owed);
+        } else {
+            drop(shared);
+        }
+        woken.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether a sweep has anything to watch here.
+    pub fn needs_sweep(&self) -> bool {
+        let shared = self.shared.lock();
+        shared.pending.has_deadlines()
+            || shared.has_work()
+            || shared.receive_credit.iter().any(|credit| credit.is_owed())
+    }
+
+    /// Gives back the buffers of a link on which nothing happens.
+    pub fn release_buffers(&self) {
+        let mut shared = self.shared.lock();
+        if shared.out.is_empty() && !shared.writing && shared.out.capacity() + shared.spare.capacity() > 0 {
+            shared.out.clear(0);
+            shared.spare.clear(0);
+        }
+    }
+
+    /// Ticks since the last octet of the peer.
+    pub fn silent_ticks(&self) -> u64 {
+        self.ticks.now().saturating_sub(self.received_tick.load(Ordering::Relaxed))
+    }
+
+    /// Octets received so far.
+    pub fn received_len(&self) -> u64 {
+        self.received_len.load(Ordering::Relaxed)
+    }
+
+    /// Owes the peer a PING; it leaves at once if nothing is being written.
+    pub fn ping(&self) {
+        let mut shared = self.shared.lock();
+        shared.ping_due = true;
+        self.flush_now(shared);
+    }
+
+    /// Grants known to the peer, for the reader's meter.
+    pub(super) fn granted(&self, account: usize) -> Totals {
+        self.shared.lock().receive_credit[account].granted()
+    }
+
+    pub(super) fn note_received(&self, len: usize) {
+        self.received_len.fetch_add(len as u64, Ordering::Relaxed);
+        self.received_tick.store(self.ticks.now(), Ordering::Relaxed);
+    }
+}
+
+/// Keeps the waker that is there if it wakes the same task.
+#[inline]
+fn waiter(old: Option<Waker>, cx: &Context<'_>) -> Waker {
+    match old {
+        Some(old) if old.will_wake(cx.waker()) => old,
+        _ => cx.waker().clone(),
+    }
+}
+
+/// Which account a payload draws on.
+#[must_use]
+pub const fn account_of(payload_len: u64) -> usize {
+    if payload_len > PART_LEN as u64 { LARGE } else { ORDINARY }
+}
