@@ -14,6 +14,7 @@
 pub mod command;
 pub mod greeting;
 pub mod mechanism;
+pub mod properties;
 
 /// Most octets in the bodies of all commands of one handshake: 8 KiB. A node's own READY needs under 1 KiB
 /// besides its endpoints, for which 7 KiB (28 of the longest kind) remain.
