@@ -13,6 +13,7 @@
 
 pub mod command;
 pub mod greeting;
+pub mod handshake;
 pub mod mechanism;
 pub mod properties;
 
