@@ -12,7 +12,7 @@ pub const MESSAGE_OVERHEAD_LEN: u64 = 512;
 /// What a message is charged, in bytes.
 #[inline]
 #[must_use]
-pub const fn charge(header_len: usize, payload_len: usize) -> u64 {
+const fn charge(header_len: usize, payload_len: usize) -> u64 {
     header_len as u64 + payload_len as u64 + MESSAGE_OVERHEAD_LEN
 }
 
@@ -53,6 +53,53 @@ impl Totals {
     #[must_use]
     pub const fn is_zero(self) -> bool {
         self.messages == 0 && self.bytes == 0
+    }
+}
+
+/// What one message is charged, on which accounts; given back when it is finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Charge {
+    /// By account: ordinary, and for payloads over 1 MiB.
+    pub accounts: [Totals; 2],
+    /// A call of a system handler, which has credit of its own.
+    pub system_calls: u32,
+}
+
+impl Charge {
+    /// A message whose payload draws on the ordinary account.
+    #[inline]
+    #[must_use]
+    pub const fn ordinary(header_len: usize, payload_len: usize) -> Self {
+        let none = Totals { messages: 0, bytes: 0 };
+        Self { accounts: [Totals::one(charge(header_len, payload_len)), none], system_calls: 0 }
+    }
+
+    /// A message whose payload is over 1 MiB: its header is an ordinary message.
+    #[must_use]
+    pub const fn large(header_len: usize, payload_len: u64) -> Self {
+        Self { accounts: [Totals::one(charge(header_len, 0)), Totals::one(payload_len)], system_calls: 0 }
+    }
+
+    /// A call of a system handler.
+    #[must_use]
+    pub const fn system_call() -> Self {
+        let none = Totals { messages: 0, bytes: 0 };
+        Self { accounts: [none, none], system_calls: 1 }
+    }
+
+    /// Adds in place.
+    #[inline]
+    pub fn add(&mut self, other: Self) {
+        for (sum, more) in self.accounts.iter_mut().zip(other.accounts) {
+            sum.add(more);
+        }
+        self.system_calls += other.system_calls;
+    }
+
+    /// Nothing at all.
+    #[must_use]
+    pub fn is_zero(&self) -> bool {
+        *self == Self::default()
     }
 }
 

@@ -8,7 +8,7 @@ use std::io::{self, IoSlice};
 use bytes::Bytes;
 
 use super::super::StreamWriter;
-use crate::proto::credit::Totals;
+use crate::proto::credit::Charge;
 use crate::proto::outgoing::{PayloadSource, SHARED_LEN_MIN};
 
 /// Pieces of one vectored write; Linux takes at most 1024.
@@ -21,10 +21,8 @@ pub(super) struct SendBuffer {
     /// Payloads by reference, each with the place in `octets` it stands before.
     shared: Vec<(usize, Bytes)>,
     shared_len: usize,
-    /// The peer's messages that are finished once this has been written, by account.
-    pub(super) finishes: [Totals; 2],
-    /// Finished calls of system handlers, likewise.
-    pub(super) system_finishes: u32,
+    /// The peer's messages that are finished once this has been written.
+    pub(super) finishes: Charge,
 }
 
 /// How far a buffer has been written.
@@ -80,8 +78,7 @@ impl SendBuffer {
         self.octets.shrink_to(capacity_max);
         self.shared.clear();
         self.shared_len = 0;
-        self.finishes = [Totals::default(); 2];
-        self.system_finishes = 0;
+        self.finishes = Charge::default();
     }
 
     pub(super) fn capacity(&self) -> usize {

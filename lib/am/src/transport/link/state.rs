@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::buffer::{Progress, SendBuffer};
 use super::{LinkSettings, PART_LEN};
-use crate::proto::credit::{ReceiveCredit, SendCredit, Totals};
+use crate::proto::credit::{Charge, ReceiveCredit, SendCredit, Totals};
 use crate::proto::outgoing::PayloadSource;
 use crate::proto::pending::Pending;
 use crate::wire::codes::{ChunkOf, CreditAccount, Kind};
@@ -28,7 +28,7 @@ pub(super) struct LargeOut {
     pub(super) id: u64,
     pub(super) rest: Bytes,
     /// What is finished at the receiver of a reply once the last part has been written.
-    pub(super) finishes: Option<(usize, Totals, bool)>,
+    pub(super) finishes: Charge,
 }
 
 /// A sender that waits for credit, in the order in which they came.
@@ -185,10 +185,7 @@ impl Shared {
         frame::encode_header(false, part.len(), octets);
         self.out.push_payload(PayloadSource::Shared(&part));
         if large.rest.is_empty() {
-            if let Some((account, done, system)) = large.finishes {
-                self.out.finishes[account].add(done);
-                self.out.system_finishes += u32::from(system);
-            }
+            self.out.finishes.add(large.finishes);
         } else {
             self.large.push_back(large);
         }
@@ -197,15 +194,22 @@ impl Shared {
 
     /// A batch is written whole: what it finished is finished, and its room serves the next swap.
     pub(super) fn finish_batch(&mut self, mut batch: SendBuffer, tick: u64) {
-        for (credit, done) in self.receive_credit.iter_mut().zip(batch.finishes) {
-            if !done.is_zero() && !credit.is_owed() {
-                self.owed_since_tick = tick;
-            }
-            credit.finish(done);
-        }
-        self.system_unfinished = self.system_unfinished.saturating_sub(batch.system_finishes);
+        self.finish(batch.finishes, tick);
         batch.clear(SPARE_CAPACITY_MAX);
         self.spare = batch;
+    }
+
+    /// Messages of the peer are finished: their credit is owed.
+    pub(super) fn finish(&mut self, charge: Charge, tick: u64) {
+        for (credit, done) in self.receive_credit.iter_mut().zip(charge.accounts) {
+            if !done.is_zero() {
+                if !credit.is_owed() {
+                    self.owed_since_tick = tick;
+                }
+                credit.finish(done);
+            }
+        }
+        self.system_unfinished = self.system_unfinished.saturating_sub(charge.system_calls);
     }
 
     /// Encodes a message without payload, or with one that is copied.

@@ -1,0 +1,185 @@
+//! From the send buffer to the socket: whoever may write takes all that is queued and writes it whole.
+
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+use parking_lot::MutexGuard;
+
+use super::buffer::{Progress, SendBuffer};
+use super::state::Shared;
+use super::{Link, LinkEnd};
+
+/// Batches that a caller writes in one go before it leaves the rest to the flusher: it has work of its own.
+const ROUNDS_MAX: u32 = 4;
+
+enum Job {
+    Write,
+    Continue(SendBuffer, Progress),
+    Stop,
+}
+
+impl Link {
+    /// Writes what is queued, unless somebody else is at it and will take it along.
+    #[inline]
+    pub(super) fn flush_now(&self, shared: MutexGuard<'_, Shared>) {
+        if !shared.writing && !shared.closed {
+            self.write_now(shared, false);
+        }
+    }
+
+    /// Leaves what is queued to the flusher, which batches it with what else comes in this turn of its runtime.
+    #[inline]
+    pub(super) fn flush_soon(&self, mut shared: MutexGuard<'_, Shared>) {
+        if shared.writing || shared.scheduled {
+            return;
+        }
+        shared.scheduled = true;
+        let flusher = shared.flusher.take();
+        drop(shared);
+        flusher.into_iter().for_each(Waker::wake);
+    }
+
+    /// Writes what is queued until all is written, the socket is full, or others should have their turn.
+    pub(super) fn write_now(&self, mut shared: MutexGuard<'_, Shared>, with_credit: bool) {
+        debug_assert!(!shared.writing, "whoever writes has asked first");
+        let own = self.settings.own_peer;
+        let mut rounds = 0;
+        while let Some(batch) = shared.take_batch(own, with_credit && rounds == 0) {
+            shared.writing = true;
+            drop(shared);
+            let (mut progress, mut written) = (Progress::default(), 0);
+            let result = batch.write_to(&*self.writer, &mut progress, &mut written);
+            shared = self.shared.lock();
+            shared.written += written;
+            let woken = match result {
+                Ok(true) => {
+                    shared.writing = false;
+                    shared.finish_batch(batch, self.ticks.now());
+                    std::mem::take(&mut shared.room)
+                }
+                Ok(false) => {
+                    shared.handed = Some((batch, progress));
+                    shared.flusher.take().into_iter().collect()
+                }
+                Err(error) => {
+                    drop(shared);
+                    return self.fail_write(&error);
+                }
+            };
+            rounds += 1;
+            let stop = shared.writing || !shared.has_work() || shared.closed;
+            if !woken.is_empty() {
+                drop(shared);
+                woken.into_iter().for_each(Waker::wake);
+                if stop {
+                    return;
+                }
+                shared = self.shared.lock();
+                if shared.writing {
+                    return;
+                }
+            }
+            if stop {
+                return;
+            }
+            if rounds >= ROUNDS_MAX {
+                return self.flush_soon(shared);
+            }
+        }
+    }
+
+    /// A failed write only ends sending: replies that the peer sent before may still be read, and the reader
+    /// finds the end by itself.
+    fn fail_write(&self, error: &std::io::Error) {
+        tracing::debug!(link = self.number, %error, "a write failed");
+        let (senders, room, flusher) = {
+            let mut shared = self.shared.lock();
+            shared.closed = true;
+            shared.writing = false;
+            shared.handed = None;
+            shared.large.clear();
+            (std::mem::take(&mut shared.senders), std::mem::take(&mut shared.room), shared.flusher.take())
+        };
+        senders.into_iter().map(|sender| sender.waker).chain(room).chain(flusher).for_each(Waker::wake);
+    }
+
+    /// The link's flusher: a task of its own that writes what was left to it, and waits for the socket where
+    /// nobody else may wait. Ends with the link.
+    pub async fn flush_loop(self: Arc<Self>) {
+        loop {
+            match self.next_job().await {
+                Job::Stop => return,
+                Job::Write => {
+                    // The tasks that are ready now may have more to send: let them, and write it all at once.
+                    tokio::task::yield_now().await;
+                    let mut shared = self.shared.lock();
+                    shared.scheduled = false;
+                    self.flush_now(shared);
+                }
+                Job::Continue(batch, progress) => {
+                    if !self.write_handed(batch, progress).await {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn next_job(&self) -> Job {
+        std::future::poll_fn(|cx| {
+            let mut shared = self.shared.lock();
+            if let Some((batch, progress)) = shared.handed.take() {
+                return Poll::Ready(Job::Continue(batch, progress));
+            }
+            if shared.closed {
+                return Poll::Ready(Job::Stop);
+            }
+            if shared.scheduled {
+                return Poll::Ready(Job::Write);
+            }
+            shared.flusher = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Finishes a batch that the socket did not take at once; `false` when sending is over.
+    async fn write_handed(&self, batch: SendBuffer, mut progress: Progress) -> bool {
+        loop {
+            let writable = std::future::poll_fn(|cx| self.writer.poll_writable(cx));
+            let waited = tokio::select! {
+                biased;
+                () = self.ending() => return false,
+                waited = writable => waited,
+            };
+            let mut written = 0;
+            let result = match waited {
+                Ok(()) => batch.write_to(&*self.writer, &mut progress, &mut written),
+                Err(error) => Err(error),
+            };
+            let mut shared = self.shared.lock();
+            shared.written += written;
+            match result {
+                Ok(false) => {}
+                Ok(true) => {
+                    shared.writing = false;
+                    shared.finish_batch(batch, self.ticks.now());
+                    let woken = std::mem::take(&mut shared.room);
+                    self.flush_now(shared);
+                    woken.into_iter().for_each(Waker::wake);
+                    return true;
+                }
+                Err(error) => {
+                    drop(shared);
+                    self.fail_write(&error);
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Ends the link because its peer does not keep up.
+    pub fn end_as_slow_consumer(&self) {
+        self.end(LinkEnd::SlowConsumer);
+    }
+}

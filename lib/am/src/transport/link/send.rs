@@ -1,0 +1,444 @@
+//! From a message to the send buffer: requests that draw on credit, and answers that do not.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use parking_lot::MutexGuard;
+
+use super::state::{LARGE, LargeOut, ORDINARY, Shared, WaitingSender};
+use super::{LinkEnd, Link, PART_LEN, account_of};
+use crate::proto::credit::{Charge, ReceiveCredit};
+use crate::proto::outgoing::{Outgoing, PayloadSource};
+use crate::proto::pending::{SYSTEM_ID_BIT, UNTRACKED_ID_BIT};
+use crate::wire::codes::{ChunkOf, Codec, DeliveryMode, Kind, NackCode};
+use crate::wire::header::Header;
+use crate::wire::zmtp::frame;
+
+/// One-way messages that their sender writes itself within a tick; beyond that they are batched. A system call
+/// each is the fastest way for a few, and by far the slowest for many.
+const BURST_COUNT: u8 = 16;
+/// A sender writes the buffer itself from this length on, in octets, so that a flood does not wait for the
+/// flusher's turn: half a receive chunk.
+const WRITE_LEN: usize = 32 * 1024;
+/// Calls in flight up to which a call is written at once by its caller; more are batched by the flusher.
+const DIRECT_CALLS: usize = 2;
+
+/// Why a message did not enter the send buffer. Nothing of it was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SendError {
+    /// The peer grants no more right now.
+    Full,
+    /// Too many calls wait for an answer.
+    PendingFull {
+        /// The limit.
+        limit: usize,
+    },
+    /// The link has ended.
+    Ended,
+    /// One end said Bye: no new messages on this link.
+    Retired,
+    /// The peer takes no payload of this length.
+    TooLarge {
+        /// The peer's limit, in octets.
+        limit: u64,
+    },
+}
+
+/// What an answer says.
+#[derive(Debug, Clone, Copy)]
+pub enum AnswerBody<'a> {
+    /// The handler has finished without error.
+    Ack,
+    /// The message is accepted for its handler.
+    Receipt {
+        /// What is known of the handler.
+        payload: &'a [u8],
+        /// Its codec.
+        codec: Codec,
+    },
+    /// The handler's value.
+    Response {
+        /// The value.
+        payload: PayloadSource<'a>,
+        /// Its codec.
+        codec: Codec,
+    },
+    /// It did not work out.
+    Nack {
+        /// Error code.
+        code: NackCode,
+        /// Why, and what to do about it.
+        text: &'a str,
+    },
+}
+
+/// An answer to one of the peer's messages.
+#[derive(Debug, Clone, Copy)]
+pub struct Answer<'a> {
+    /// The id as it came.
+    pub id: u64,
+    /// Frames of the request's envelope, as encoded, to stand before the answer.
+    pub envelope: &'a [u8],
+    /// What it says.
+    pub body: AnswerBody<'a>,
+    /// Whether it is the last answer: not so for a receipt that a response follows.
+    pub is_last: bool,
+    /// What is finished once the answer has been written.
+    pub finishes: Charge,
+}
+
+impl Link {
+    /// Puts a message into the send buffer, if credit allows, and sees that it is written. Gives its id.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was sent; [`SendError`] says why.
+    #[inline]
+    pub fn try_send(&self, message: &Outgoing<'_>) -> Result<u64, SendError> {
+        self.send_in_turn(message, None)
+    }
+
+    /// As [`try_send`](Self::try_send), in turn with other waiting senders: `Pending` when the message has to
+    /// wait for credit, and `ticket` is its place in the queue, kept until [`leave_queue`](Self::leave_queue).
+    pub fn poll_send(
+        &self,
+        message: &Outgoing<'_>,
+        ticket: &mut Option<u64>,
+        cx: &Context<'_>,
+    ) -> Poll<Result<u64, SendError>> {
+        match self.send_in_turn(message, *ticket) {
+            Err(SendError::Full) => {}
+            sent => {
+                self.leave_queue(ticket);
+                return Poll::Ready(sent);
+            }
+        }
+        let mut shared = self.shared.lock();
+        if shared.closed || shared.retired {
+            return Poll::Ready(Err(if shared.closed { SendError::Ended } else { SendError::Retired }));
+        }
+        match ticket.and_then(|own| shared.senders.iter_mut().find(|sender| sender.ticket == own)) {
+            Some(sender) => sender.waker.clone_from(cx.waker()),
+            None => {
+                let own = shared.next_ticket;
+                shared.next_ticket += 1;
+                shared.senders.push_back(WaitingSender { ticket: own, waker: cx.waker().clone() });
+                *ticket = Some(own);
+                // Credit may have come between the two locks, and its wake-up gone to nobody.
+                if shared.senders.len() == 1 {
+                    cx.waker().wake_by_ref();
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Gives up a place in the queue of waiting senders, and lets the next one try.
+    pub fn leave_queue(&self, ticket: &mut Option<u64>) {
+        let Some(own) = ticket.take() else { return };
+        let next = {
+            let mut shared = self.shared.lock();
+            shared.senders.retain(|sender| sender.ticket != own);
+            shared.senders.front().map(|sender| sender.waker.clone())
+        };
+        next.into_iter().for_each(Waker::wake);
+    }
+
+    fn send_in_turn(&self, message: &Outgoing<'_>, ticket: Option<u64>) -> Result<u64, SendError> {
+        let payload = message.payload.as_slice();
+        let payload_len = payload.len() as u64;
+        if payload_len > self.settings.peer_payload_len_max {
+            return Err(SendError::TooLarge { limit: self.settings.peer_payload_len_max });
+        }
+        let is_system = message.handler.starts_with('_')
+            && message.mode.is_answered()
+            && message.mode != DeliveryMode::WithReceipt;
+        let account = if self.settings.own_peer { account_of(payload_len) } else { ORDINARY };
+        let mut shared = self.shared.lock();
+        self.admit(&shared, account, is_system, ticket)?;
+        let mut header = Header::message(message.mode, 0, message.handler.as_bytes());
+        header.codec = message.codec;
+        header.depth = message.depth;
+        header.deadline_ms = message.time_left_ms;
+        header.trace = message.trace;
+        header.extras = message.extras;
+        let parts = account == LARGE;
+        if parts {
+            header.total_len = Some(payload_len);
+        }
+        header.id = self.track(&mut shared, message, is_system)?;
+        self.encode_message(&mut shared, &header, message, parts);
+        self.charge_message(&mut shared, &header, payload.len(), account, is_system);
+        let id = header.id;
+        let direct = message.mode.is_answered() && shared.pending.len() <= DIRECT_CALLS;
+        self.flush_message(shared, direct, message.mode.is_answered());
+        Ok(id)
+    }
+
+    #[inline]
+    fn admit(
+        &self,
+        shared: &Shared,
+        account: usize,
+        is_system: bool,
+        ticket: Option<u64>,
+    ) -> Result<(), SendError> {
+        if shared.closed {
+            return Err(SendError::Ended);
+        }
+        if shared.retired {
+            return Err(SendError::Retired);
+        }
+        if is_system {
+            let free = shared.system_sent < self.settings.system_calls_max;
+            return if free { Ok(()) } else { Err(SendError::Full) };
+        }
+        // Waiting senders go first, in order.
+        if let Some(first) = shared.senders.front()
+            && ticket != Some(first.ticket)
+        {
+            return Err(SendError::Full);
+        }
+        let open = if self.settings.own_peer {
+            shared.send_credit[ORDINARY].can_start()
+                && (account == ORDINARY || shared.send_credit[LARGE].can_start())
+        } else {
+            shared.waiting_len() < self.settings.send_buffer_len_max
+        };
+        if open { Ok(()) } else { Err(SendError::Full) }
+    }
+
+    #[inline]
+    fn track(&self, shared: &mut Shared, message: &Outgoing<'_>, is_system: bool) -> Result<u64, SendError> {
+        if !message.mode.is_answered() {
+            shared.one_way_queued += 1;
+            return Ok(UNTRACKED_ID_BIT | shared.one_way_queued);
+        }
+        let offset = shared.queued;
+        let id = shared
+            .pending
+            .insert(message.mode, message.deadline, offset)
+            .map_err(|full| SendError::PendingFull { limit: full.limit })?;
+        Ok(if is_system { id | SYSTEM_ID_BIT } else { id })
+    }
+
+    #[inline]
+    fn encode_message(
+        &self,
+        shared: &mut Shared,
+        header: &Header<'_>,
+        message: &Outgoing<'_>,
+        parts: bool,
+    ) {
+        let before = shared.out.len();
+        let payload_len = message.payload.as_slice().len();
+        let octets = shared.out.octets();
+        frame::encode_header(payload_len > 0, header.encoded_len(), octets);
+        header.encode(octets);
+        if parts {
+            let mut rest = message.payload.to_bytes();
+            let first = rest.split_to(PART_LEN);
+            frame::encode_header(false, first.len(), octets);
+            shared.out.push_shared(first);
+            shared.large.push_back(LargeOut { of: ChunkOf::Message, id: header.id, rest, finishes: Charge::default() });
+        } else if payload_len > 0 {
+            frame::encode_header(false, payload_len, octets);
+            shared.out.push_payload(message.payload);
+        }
+        shared.queued += (shared.out.len() - before) as u64;
+    }
+
+    #[inline]
+    fn charge_message(
+        &self,
+        shared: &mut Shared,
+        header: &Header<'_>,
+        payload_len: usize,
+        account: usize,
+        is_system: bool,
+    ) {
+        let charge = match account {
+            _ if is_system => return shared.system_sent += 1,
+            LARGE => Charge::large(header.encoded_len(), payload_len as u64),
+            _ => Charge::ordinary(header.encoded_len(), payload_len),
+        };
+        shared.send_credit[ORDINARY].start(charge.accounts[ORDINARY].bytes);
+        if account == LARGE {
+            shared.send_credit[LARGE].start(charge.accounts[LARGE].bytes);
+        }
+    }
+
+    /// Sees that what was just queued is written: by its sender, by whoever is writing, or by the flusher.
+    #[inline]
+    fn flush_message(&self, mut shared: MutexGuard<'_, Shared>, direct: bool, is_call: bool) {
+        if shared.writing {
+            return;
+        }
+        if direct || shared.out.len() >= WRITE_LEN {
+            return self.write_now(shared, false);
+        }
+        if shared.scheduled {
+            return;
+        }
+        if !is_call {
+            let tick = self.ticks.now();
+            if shared.burst_tick != tick {
+                shared.burst_tick = tick;
+                shared.burst_left = BURST_COUNT;
+            }
+            if shared.burst_left > 0 {
+                shared.burst_left -= 1;
+                return self.write_now(shared, false);
+            }
+        }
+        self.flush_soon(shared);
+    }
+
+    /// Queues an answer; nothing is written yet. Answers need no credit.
+    pub fn push_answer(&self, answer: &Answer<'_>) {
+        let mut shared = self.shared.lock();
+        self.encode_answer(&mut shared, answer);
+    }
+
+    /// Queues an answer of a handler that ran in a task of its own, and sees that it is written.
+    pub fn send_answer(&self, answer: &Answer<'_>) {
+        let mut shared = self.shared.lock();
+        self.encode_answer(&mut shared, answer);
+        if shared.answering == 0 || shared.out.len() >= WRITE_LEN {
+            self.flush_now(shared);
+        } else {
+            self.flush_soon(shared);
+        }
+    }
+
+    fn encode_answer(&self, shared: &mut Shared, answer: &Answer<'_>) {
+        if answer.is_last {
+            shared.answering = shared.answering.saturating_sub(1);
+        }
+        if shared.closed {
+            return;
+        }
+        let before = shared.out.len();
+        let (mut header, payload) = match answer.body {
+            AnswerBody::Ack => (Header::reply(Kind::Ack, answer.id), PayloadSource::Borrowed(&[])),
+            AnswerBody::Receipt { payload, codec } => (
+                Header { codec, ..Header::reply(Kind::Receipt, answer.id) },
+                PayloadSource::Borrowed(payload),
+            ),
+            AnswerBody::Response { payload, codec } => {
+                (Header { codec, ..Header::reply(Kind::Response, answer.id) }, payload)
+            }
+            AnswerBody::Nack { code, text } => {
+                (Header::nack(code, answer.id), PayloadSource::Borrowed(text.as_bytes()))
+            }
+        };
+        let len = payload.as_slice().len();
+        let parts = self.settings.own_peer && len > PART_LEN;
+        if parts {
+            header.total_len = Some(len as u64);
+        }
+        let octets = shared.out.octets();
+        octets.extend_from_slice(answer.envelope);
+        frame::encode_header(len > 0, header.encoded_len(), octets);
+        header.encode(octets);
+        if parts {
+            let mut rest: Bytes = payload.to_bytes();
+            let first = rest.split_to(PART_LEN);
+            frame::encode_header(false, first.len(), octets);
+            shared.out.push_shared(first);
+            let finishes = answer.finishes;
+            shared.large.push_back(LargeOut { of: ChunkOf::Response, id: answer.id, rest, finishes });
+        } else {
+            if len > 0 {
+                frame::encode_header(false, len, octets);
+                shared.out.push_payload(payload);
+            }
+            shared.out.finishes.add(answer.finishes);
+        }
+        shared.queued += (shared.out.len() - before) as u64;
+    }
+
+    /// Says Bye and sends no new Messages from now on.
+    pub fn say_bye(&self) {
+        let mut shared = self.shared.lock();
+        shared.retired = true;
+        if !shared.closed {
+            shared.push_control(&Header::bye(), &[]);
+        }
+        let senders = std::mem::take(&mut shared.senders);
+        self.flush_now(shared);
+        senders.into_iter().for_each(|sender| sender.waker.wake());
+    }
+
+    /// Counts messages that a turn of the reader took in and finished, and writes what the turn has queued.
+    pub fn end_turn(&self, finished: Charge, answering: u32, write: bool) {
+        let mut shared = self.shared.lock();
+        shared.answering += answering;
+        shared.finish(finished, self.ticks.now());
+        if write && !shared.writing && !shared.closed && shared.has_work() {
+            self.write_now(shared, false);
+        }
+    }
+
+    /// Messages without an answer are finished: their credit goes back.
+    pub fn finish_messages(&self, done: Charge) {
+        let mut shared = self.shared.lock();
+        shared.finish(done, self.ticks.now());
+        if shared.receive_credit.iter().any(ReceiveCredit::is_urgent) {
+            self.flush_soon(shared);
+        }
+    }
+
+    /// Counts a call of a system handler that has come; `false` when the peer has too many unfinished.
+    pub fn receive_system_call(&self) -> bool {
+        let mut shared = self.shared.lock();
+        let free = shared.system_unfinished < self.settings.system_calls_max;
+        shared.system_unfinished += u32::from(free);
+        free
+    }
+
+    /// Owes the peer a PONG, instead of the one owed before.
+    pub fn owe_pong(&self, encoded: Vec<u8>) {
+        self.shared.lock().pong = Some(encoded);
+    }
+
+    /// Whether an answer may be queued: the buffer is within its limit.
+    pub fn has_room(&self) -> bool {
+        let shared = self.shared.lock();
+        shared.closed || shared.waiting_len() <= self.settings.send_buffer_len_max
+    }
+
+    /// Resolves when an answer may be queued, or the link has ended.
+    pub async fn room(&self) {
+        let limit = self.settings.send_buffer_len_max;
+        self.drained_to(limit).await;
+    }
+
+    /// Resolves when all that was queued has been taken by the socket, or the link has ended.
+    pub async fn drained(&self) {
+        self.drained_to(0).await;
+    }
+
+    async fn drained_to(&self, limit: usize) {
+        std::future::poll_fn(|cx| {
+            let mut shared = self.shared.lock();
+            if shared.closed || (shared.waiting_len() <= limit && (limit > 0 || shared.large.is_empty())) {
+                return Poll::Ready(());
+            }
+            shared.room.push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Ends the sending direction once nothing is owed any more; the peer reads the end of the stream.
+    pub fn shutdown_write(&self) {
+        let _ = self.writer.shutdown();
+    }
+
+    /// A message that could not be sent as the link is over: how, in the words of the link's end.
+    pub fn why_ended(self: &Arc<Self>) -> LinkEnd {
+        self.end_reason().cloned().unwrap_or(LinkEnd::Closed)
+    }
+}
