@@ -5,6 +5,7 @@ pub mod error;
 pub mod id;
 #[cfg(feature = "runtime")]
 pub mod transport;
+pub mod proto;
 pub mod wire;
 #[cfg(feature = "runtime")]
 pub mod zmq;

@@ -25,6 +25,7 @@
 
 #[cfg(feature = "test-util")]
 pub mod conformance;
+pub mod handshake;
 pub mod inproc;
 pub mod link;
 

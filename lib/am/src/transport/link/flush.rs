@@ -21,7 +21,7 @@ enum Job {
 impl Link {
     /// Writes what is queued, unless somebody else is at it and will take it along.
     #[inline]
-    pub(super) fn flush_now(&self, shared: MutexGuard<'_, Shared>) {
+    pub(super) fn flush_now<'a>(&'a self, shared: MutexGuard<'a, Shared>) {
         if !shared.writing && !shared.closed {
             self.write_now(shared, false);
         }
@@ -40,7 +40,7 @@ impl Link {
     }
 
     /// Writes what is queued until all is written, the socket is full, or others should have their turn.
-    pub(super) fn write_now(&self, mut shared: MutexGuard<'_, Shared>, with_credit: bool) {
+    pub(super) fn write_now<'a>(&'a self, mut shared: MutexGuard<'a, Shared>, with_credit: bool) {
         debug_assert!(!shared.writing, "whoever writes has asked first");
         let own = self.settings.own_peer;
         let mut rounds = 0;

@@ -20,7 +20,7 @@ mod send;
 mod state;
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
@@ -121,6 +121,10 @@ pub struct Link {
     /// Octets received, for silence: bytes, not frames, are signs of life.
     received_len: AtomicU64,
     received_tick: AtomicU64,
+    /// What the peer's PINGs ask for; 0 when they do not.
+    ttl_ticks: AtomicU64,
+    /// The peer has sent a PING: it watches us.
+    pinged: AtomicBool,
 }
 
 impl fmt::Debug for Link {
@@ -150,6 +154,8 @@ impl Link {
             ended: CancellationToken::new(),
             received_len: AtomicU64::new(0),
             received_tick,
+            ttl_ticks: AtomicU64::new(0),
+            pinged: AtomicBool::new(false),
         })
     }
 
@@ -349,6 +355,11 @@ impl Link {
     /// Ticks since the last octet of the peer.
     pub fn silent_ticks(&self) -> u64 {
         self.ticks.now().saturating_sub(self.received_tick.load(Ordering::Relaxed))
+    }
+
+    /// How many silent ticks the peer's own PINGs allow it, if they say so.
+    pub fn ttl_ticks(&self) -> Option<u64> {
+        Some(self.ttl_ticks.load(Ordering::Relaxed)).filter(|ticks| *ticks > 0)
     }
 
     /// Octets received so far.

@@ -1,6 +1,7 @@
 //! From a message to the send buffer: requests that draw on credit, and answers that do not.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -271,7 +272,7 @@ impl Link {
 
     /// Sees that what was just queued is written: by its sender, by whoever is writing, or by the flusher.
     #[inline]
-    fn flush_message(&self, mut shared: MutexGuard<'_, Shared>, direct: bool, is_call: bool) {
+    fn flush_message<'a>(&'a self, mut shared: MutexGuard<'a, Shared>, direct: bool, is_call: bool) {
         if shared.writing {
             return;
         }
@@ -398,8 +399,13 @@ impl Link {
         free
     }
 
-    /// Owes the peer a PONG, instead of the one owed before.
-    pub fn owe_pong(&self, encoded: Vec<u8>) {
+    /// Owes the peer a PONG, instead of the one owed before. `ttl_ds` is how long, in tenths of a second, the
+    /// peer wants to be waited for when it falls silent; 0 when it does not say.
+    pub(super) fn owe_pong(&self, encoded: Vec<u8>, ttl_ds: u16) {
+        if ttl_ds > 0 {
+            self.ttl_ticks.store(u64::from(ttl_ds) * 10, Ordering::Relaxed);
+        }
+        self.pinged.store(true, Ordering::Relaxed);
         self.shared.lock().pong = Some(encoded);
     }
 

@@ -1,0 +1,429 @@
+//! From the socket to whole messages: the reading task of a link.
+//!
+//! It reads chunks of 64 KiB, decodes in place, and hands each message to an [`Inbound`] (the runtime's
+//! router). What a chunk's messages caused is written in one go at the end of its turn.
+//!
+//! **Invariants.** The reader never waits for a handler. It owns a chunk only while there is something in it or
+//! to be read. A payload of 16 KiB and more is handed on where it was received.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::pool::{self, CHUNK_LEN};
+use super::{Link, LinkEnd};
+use crate::proto::outgoing::SHARED_LEN_MIN;
+use crate::proto::payload::Payload;
+use crate::transport::StreamReader;
+use crate::wire::zmtp::command::{self, Command};
+use crate::wire::zmtp::decoder::{Decoder, PayloadLimits, Step};
+
+/// Messages after which the reader looks at the clock.
+const CLOCK_INTERVAL_COUNT: u32 = 128;
+/// How long the reader goes on before it lets other tasks of its thread run.
+const TURN_MAX: Duration = Duration::from_micros(200);
+/// A frame's own buffer grows by so many octets at a time, as they come.
+const LARGE_STEP_LEN: usize = 1 << 20;
+/// PINGs of a peer within a second before it is taken for hostile (libzmq with an interval of 1 ms is honest).
+const PINGS_PER_SECOND_MAX: u32 = 1000;
+/// Commands that mean nothing to us, likewise.
+const UNKNOWN_COMMANDS_PER_SECOND_MAX: u32 = 100;
+/// Ticks of the process's clock in a second.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// Takes what a link receives. All calls come from the link's reading task, in order.
+pub trait Inbound: Send {
+    /// A message. `Err` ends the link.
+    ///
+    /// # Errors
+    ///
+    /// When the peer broke a rule that makes going on senseless.
+    fn message(&mut self, header: &[u8], envelope: &[u8], payload: Received<'_>) -> Result<(), LinkEnd>;
+
+    /// A message whose frames are wrong; `first` is what could be kept of its first frame, at most 16 octets.
+    fn malformed(&mut self, first: &[u8], envelope: &[u8]);
+
+    /// A message whose payload is over the limit and was skipped.
+    fn too_large(&mut self, header: &[u8], envelope: &[u8], payload_len: u64);
+
+    /// A buffer to which the octets of a large payload are appended; it comes back as [`Received::Owned`].
+    fn large_buffer(&mut self, header: &[u8]) -> Vec<u8>;
+
+    /// All messages of one turn have been handed over.
+    fn end_turn(&mut self);
+
+    /// Ready when the peer may be heard. A foreign peer, which knows no credit, is held back here.
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+/// A received payload.
+#[derive(Debug)]
+pub enum Received<'a> {
+    /// In the receive chunk.
+    Lent {
+        /// The octets.
+        bytes: &'a [u8],
+        /// The chunk, when it can be shared.
+        chunk: Option<&'a Bytes>,
+    },
+    /// In a buffer of its own.
+    Owned(Vec<u8>),
+}
+
+impl Received<'_> {
+    /// The octets, where they are.
+    #[inline]
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Lent { bytes, .. } => bytes,
+            Self::Owned(bytes) => bytes,
+        }
+    }
+
+    /// A payload that outlives the turn: a copy below 16 KiB, else the octets where they are.
+    #[inline]
+    #[must_use]
+    pub fn into_payload(self) -> Payload {
+        match self {
+            Self::Lent { bytes, chunk: Some(chunk) } if bytes.len() >= SHARED_LEN_MIN => {
+                Payload::from(chunk.slice_ref(bytes))
+            }
+            Self::Lent { bytes, .. } => Payload::copy_from(bytes),
+            Self::Owned(bytes) => Payload::from(bytes),
+        }
+    }
+}
+
+/// A payload with a buffer of its own that is still coming.
+#[derive(Debug)]
+struct LargeIn {
+    buffer: Vec<u8>,
+    /// Octets of `buffer` that are counted in `remaining` already.
+    counted: usize,
+    remaining: u64,
+    /// `false`: over the limit, so its octets are dropped.
+    kept: bool,
+    payload_len: u64,
+}
+
+struct Reader<'a, I> {
+    link: &'a Link,
+    stream: Box<dyn StreamReader>,
+    inbound: &'a mut I,
+    decoder: Decoder,
+    chunk: Vec<u8>,
+    large: Option<LargeIn>,
+    commands: CommandMeter,
+    turn_began: Instant,
+}
+
+/// Reads until the link ends, and gives the reason. `leftover` came behind the handshake.
+pub async fn read_loop<I: Inbound>(
+    link: &Arc<Link>,
+    stream: Box<dyn StreamReader>,
+    leftover: Vec<u8>,
+    inbound: &mut I,
+    busy_poll: Duration,
+) -> LinkEnd {
+    let settings = link.settings();
+    let limits = PayloadLimits {
+        in_place_len_max: CHUNK_LEN,
+        large_len_min: SHARED_LEN_MIN,
+        frame_len_max: match settings.own_peer {
+            true => super::PART_LEN as u64,
+            false => settings.payload_len_max,
+        },
+        skip_len_max: if settings.own_peer { 0 } else { SKIP_LEN_MAX },
+    };
+    let mut chunk = pool::take();
+    chunk.extend_from_slice(&leftover);
+    let mut reader = Reader {
+        link,
+        stream,
+        inbound,
+        decoder: Decoder::new(limits),
+        chunk,
+        large: None,
+        commands: CommandMeter::default(),
+        turn_began: Instant::now(),
+    };
+    let end = reader.run(busy_poll).await;
+    pool::give(std::mem::take(&mut reader.chunk));
+    end
+}
+
+/// A foreign peer's oversized message is skipped up to this length, so that it can be told; beyond, its link
+/// ends.
+const SKIP_LEN_MAX: u64 = 1 << 30;
+
+impl<I: Inbound> Reader<'_, I> {
+    async fn run(&mut self, busy_poll: Duration) -> LinkEnd {
+        let link = self.link;
+        let mut ending = pin!(link.ending());
+        loop {
+            match self.take_messages() {
+                Ok(done) => {
+                    self.inbound.end_turn();
+                    if !done || self.turn_began.elapsed() >= TURN_MAX {
+                        tokio::task::yield_now().await;
+                        self.turn_began = Instant::now();
+                    }
+                    if !done && link.end_reason().is_none() {
+                        continue;
+                    }
+                }
+                Err(end) => {
+                    self.inbound.end_turn();
+                    return end;
+                }
+            }
+            if let Some(end) = link.end_reason() {
+                return end.clone();
+            }
+            let spun = if busy_poll.is_zero() { None } else { self.spin(busy_poll).await };
+            let read = match spun {
+                Some(read) => read,
+                None => {
+                    let read = std::future::poll_fn(|cx| {
+                        if let Poll::Ready(read) = self.poll_read(cx) {
+                            return Poll::Ready(Some(read));
+                        }
+                        ending.as_mut().poll(cx).map(|()| None)
+                    })
+                    .await;
+                    let Some(read) = read else { return link.end_reason().cloned().unwrap_or(LinkEnd::Closed) };
+                    read
+                }
+            };
+            match read {
+                Ok(0) => return LinkEnd::Closed,
+                Ok(len) => link.note_received(len),
+                Err(error) => return LinkEnd::Broken(error.to_string()),
+            }
+        }
+    }
+
+    /// Polls the socket directly for at most `patience`; `None` when nothing came.
+    async fn spin(&mut self, patience: Duration) -> Option<std::io::Result<usize>> {
+        /// Empty turns before the runtime's other tasks get one.
+        const TRIES: u32 = 16;
+        let began = Instant::now();
+        // What the last turn woke runs first.
+        tokio::task::yield_now().await;
+        loop {
+            for _ in 0..TRIES {
+                match self.try_read() {
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => std::thread::yield_now(),
+                    read => return Some(read),
+                }
+            }
+            if began.elapsed() >= patience || self.link.end_reason().is_some() {
+                return None;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
+        if self.inbound.poll_readable(cx).is_pending() {
+            return Poll::Pending;
+        }
+        if let Some(large) = self.large.as_mut().filter(|large| large.kept) {
+            let len = step_len(large);
+            return self.stream.poll_read(cx, &mut large.buffer, len);
+        }
+        if self.chunk.capacity() == 0 {
+            self.chunk = pool::take();
+        }
+        let room = CHUNK_LEN - self.chunk.len();
+        let read = self.stream.poll_read(cx, &mut self.chunk, room);
+        if read.is_pending() && self.chunk.is_empty() {
+            pool::give(std::mem::take(&mut self.chunk));
+        }
+        read
+    }
+
+    fn try_read(&mut self) -> std::io::Result<usize> {
+        if let Some(large) = self.large.as_mut().filter(|large| large.kept) {
+            let len = step_len(large);
+            return self.stream.try_read(&mut large.buffer, len);
+        }
+        if self.chunk.capacity() == 0 {
+            self.chunk = pool::take();
+        }
+        let room = CHUNK_LEN - self.chunk.len();
+        self.stream.try_read(&mut self.chunk, room)
+    }
+
+    /// Hands over what is whole; `Ok(false)` when the turn was long enough and more is there.
+    fn take_messages(&mut self) -> Result<bool, LinkEnd> {
+        let mut frozen: Option<Bytes> = None;
+        let mut at = 0;
+        let mut count = 0;
+        let done = loop {
+            let data: &[u8] = frozen.as_ref().map_or(&self.chunk, |bytes| bytes);
+            let mut input = data.get(at..).unwrap_or_default();
+            if let Some(mut large) = self.large.take() {
+                at += take_large(&mut large, input);
+                if large.remaining > 0 {
+                    self.large = Some(large);
+                    break true;
+                }
+                deliver_large(self.inbound, &self.decoder, large)?;
+                input = data.get(at..).unwrap_or_default();
+            }
+            let used = match self.decoder.step(input).map_err(|error| LinkEnd::Protocol(error.to_string()))? {
+                Step::NeedMore => break true,
+                Step::Skipped { used } => used,
+                Step::Message { header, payload, used } => {
+                    if payload.len() >= SHARED_LEN_MIN && frozen.is_none() {
+                        frozen = Some(Bytes::from(std::mem::take(&mut self.chunk)));
+                        continue;
+                    }
+                    let received = Received::Lent { bytes: &input[payload], chunk: frozen.as_ref() };
+                    self.inbound.message(&input[header], &[], received)?;
+                    used
+                }
+                Step::HeldMessage { payload, used } => {
+                    if payload.len() >= SHARED_LEN_MIN && frozen.is_none() {
+                        // The decoder holds the header already and would not give it again.
+                        let received = Received::Owned(input[payload].to_vec());
+                        let held = self.decoder.held();
+                        self.inbound.message(&held.header, &held.envelope, received)?;
+                    } else {
+                        let received = Received::Lent { bytes: &input[payload], chunk: frozen.as_ref() };
+                        let held = self.decoder.held();
+                        self.inbound.message(&held.header, &held.envelope, received)?;
+                    }
+                    used
+                }
+                Step::Large { payload_len, used } => {
+                    let buffer = self.inbound.large_buffer(&self.decoder.held().header);
+                    let counted = buffer.len();
+                    let remaining = payload_len;
+                    self.large = Some(LargeIn { buffer, counted, remaining, kept: true, payload_len });
+                    used
+                }
+                Step::TooLarge { payload_len, used } => {
+                    let (buffer, remaining) = (Vec::new(), payload_len);
+                    self.large = Some(LargeIn { buffer, counted: 0, remaining, kept: false, payload_len });
+                    used
+                }
+                Step::Command { body, used } => {
+                    self.commands.take(self.link, &input[body])?;
+                    used
+                }
+                Step::Malformed { used } => {
+                    let held = self.decoder.held();
+                    self.inbound.malformed(&held.header, &held.envelope);
+                    used
+                }
+            };
+            at += used;
+            count += 1;
+            if count % CLOCK_INTERVAL_COUNT == 0 && self.turn_began.elapsed() >= TURN_MAX {
+                break false;
+            }
+        };
+        self.keep_rest(frozen, at);
+        Ok(done)
+    }
+
+    /// Moves what is not consumed to the front of a chunk.
+    fn keep_rest(&mut self, frozen: Option<Bytes>, at: usize) {
+        match frozen {
+            None if at >= self.chunk.len() => self.chunk.clear(),
+            None => {
+                self.chunk.copy_within(at.., 0);
+                self.chunk.truncate(self.chunk.len() - at);
+            }
+            Some(bytes) => {
+                let mut chunk = pool::take();
+                chunk.extend_from_slice(bytes.get(at..).unwrap_or_default());
+                self.chunk = chunk;
+                // Nobody kept a slice: the room is good for the next reader.
+                if bytes.is_unique() {
+                    pool::give(Vec::from(bytes));
+                }
+            }
+        }
+    }
+}
+
+fn deliver_large<I: Inbound>(inbound: &mut I, decoder: &Decoder, large: LargeIn) -> Result<(), LinkEnd> {
+    let held = decoder.held();
+    if large.kept {
+        return inbound.message(&held.header, &held.envelope, Received::Owned(large.buffer));
+    }
+    inbound.too_large(&held.header, &held.envelope, large.payload_len);
+    Ok(())
+}
+
+/// Counts what was read into the buffer of a large payload directly, and takes what `input` has of the rest;
+/// gives how much of `input` was consumed.
+fn take_large(large: &mut LargeIn, input: &[u8]) -> usize {
+    large.remaining -= (large.buffer.len() - large.counted) as u64;
+    let remaining = usize::try_from(large.remaining).unwrap_or(usize::MAX);
+    let len = remaining.min(input.len());
+    if large.kept && len > 0 {
+        large.buffer.reserve_exact(remaining.min(LARGE_STEP_LEN).max(len));
+        large.buffer.extend_from_slice(input.get(..len).unwrap_or_default());
+    }
+    large.counted = large.buffer.len();
+    large.remaining -= len as u64;
+    len
+}
+
+fn step_len(large: &mut LargeIn) -> usize {
+    let remaining = usize::try_from(large.remaining).unwrap_or(usize::MAX);
+    let spare = large.buffer.capacity() - large.buffer.len();
+    if spare == 0 {
+        large.buffer.reserve_exact(remaining.min(LARGE_STEP_LEN));
+    }
+    (large.buffer.capacity() - large.buffer.len()).min(remaining)
+}
+
+/// Counts the commands that cost a peer nothing.
+#[derive(Debug, Default)]
+struct CommandMeter {
+    second: u64,
+    pings: u32,
+    unknown: u32,
+}
+
+impl CommandMeter {
+    fn take(&mut self, link: &Link, body: &[u8]) -> Result<(), LinkEnd> {
+        let second = link.ticks.now() / TICKS_PER_SECOND;
+        if second != self.second {
+            *self = Self { second, ..Self::default() };
+        }
+        match command::parse(body) {
+            Ok(Command::Ping { ttl_ds, context }) => {
+                self.pings += 1;
+                if self.pings > PINGS_PER_SECOND_MAX {
+                    return Err(LinkEnd::Protocol("more than 1000 PINGs in a second".into()));
+                }
+                let mut pong = Vec::new();
+                command::encode_pong(context, &mut pong);
+                link.owe_pong(pong, ttl_ds);
+                Ok(())
+            }
+            Ok(Command::Pong { .. }) => Ok(()),
+            Ok(Command::Ready { .. } | Command::Error { .. }) => {
+                Err(LinkEnd::Protocol("a handshake command after the handshake".into()))
+            }
+            Ok(_) => {
+                self.unknown += 1;
+                if self.unknown > UNKNOWN_COMMANDS_PER_SECOND_MAX {
+                    return Err(LinkEnd::Protocol("more than 100 unknown commands in a second".into()));
+                }
+                Ok(())
+            }
+            Err(error) => Err(LinkEnd::Protocol(error.to_string())),
+        }
+    }
+}
