@@ -15,6 +15,9 @@ use uuid::Uuid;
 pub struct InstanceId(Uuid);
 
 impl InstanceId {
+    /// Stands for nobody in an error about nobody; no node has it.
+    pub(crate) const UNKNOWN: Self = Self(Uuid::max());
+
     /// Takes 16 octets; `None` when the first is 0.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Option<Self> {

@@ -1,0 +1,67 @@
+//! What happens to links, as a stream: [`LinkEvents`].
+
+use tokio::sync::broadcast;
+
+use crate::id::InstanceId;
+
+/// Events kept for a reader that lags; one that lags more is told how many it missed.
+pub(crate) const LINK_EVENTS_KEPT: usize = 1024;
+
+/// Something that happened to a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LinkEvent {
+    /// A handshake is done: the peer is known and can be called.
+    Up {
+        /// Who.
+        peer: InstanceId,
+        /// Whether it is one of our own nodes.
+        is_own: bool,
+    },
+    /// A link has ended.
+    Down {
+        /// Who.
+        peer: InstanceId,
+        /// Why, in words.
+        reason: String,
+        /// Calls that were waiting for an answer.
+        pending_calls: u64,
+        /// Octets that had not left.
+        unsent_len: u64,
+    },
+    /// A redial reached another instance: calls for the old one fail.
+    Replaced {
+        /// Who was there before.
+        old: InstanceId,
+        /// Who is there now.
+        new: InstanceId,
+    },
+    /// Dialling again failed; it goes on.
+    RedialFailed {
+        /// Who.
+        peer: InstanceId,
+        /// Why, in words.
+        reason: String,
+    },
+    /// This reader was too slow and missed so many events.
+    Missed(u64),
+}
+
+/// Link events since it was made; see `Client::link_events`.
+#[derive(Debug)]
+pub struct LinkEvents(pub(crate) broadcast::Receiver<LinkEvent>);
+
+impl LinkEvents {
+    /// The next event; `None` after the node's end.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub async fn next(&mut self) -> Option<LinkEvent> {
+        match self.0.recv().await {
+            Ok(event) => Some(event),
+            Err(broadcast::error::RecvError::Lagged(missed)) => Some(LinkEvent::Missed(missed)),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}

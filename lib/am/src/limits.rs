@@ -1,0 +1,85 @@
+//! Every limit of a node, with its default and the reason for it: [`Limits`].
+
+use std::time::Duration;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+/// What a node holds and waits for at most. Give a changed copy to the builder's `limits`.
+///
+/// ```
+/// use dynamo_am::Limits;
+/// let limits = Limits { payload_len_max: 8 << 20, ..Limits::default() };
+/// assert_eq!(limits.send_buffer_len_max, 1 << 20);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::exhaustive_structs)]
+pub struct Limits {
+    /// The longest payload that is taken, in octets. Default 64 MiB: weights and caches travel by other means.
+    pub payload_len_max: u64,
+    /// Unfinished messages that a peer may have with us. Default 8192: at 9 million/s that is 0.9 ms of work,
+    /// more than a round trip on a local network.
+    pub credit_messages: u64,
+    /// Octets of unfinished messages that a peer may have with us. Default 16 MiB: a round trip of 1 ms at
+    /// 100 Gbit/s.
+    pub credit_bytes: u64,
+    /// Unfinished calls of system handlers that a peer may have with us, besides its other credit. Default 64.
+    pub system_calls_max: u32,
+    /// Calls that may wait for an answer on one link. Default 65536: eight times a peer's credit.
+    pub pending_calls_max: usize,
+    /// Octets queued on a link above which answers wait. Default 1 MiB: 16 writes of a full chunk.
+    pub send_buffer_len_max: usize,
+    /// Messages that run at once in one handler that says nothing else by `limit`. Default 1024.
+    pub handler_concurrency: usize,
+    /// Messages that wait for one handler at its limit; above, those that want an answer are refused.
+    /// Default 1024.
+    pub handler_queue_len: usize,
+    /// Handlers of a node. Default 4096.
+    pub handlers_max: usize,
+    /// Links of a node. Default 16384.
+    pub links_max: usize,
+    /// Connections that are accepted and have not shaken hands. Default 1024.
+    pub pending_handshakes_max: usize,
+    /// Calls of `_wait_for_handler` that wait on this node. Default 1024.
+    pub handler_waiters_max: usize,
+    /// A call's deadline unless it sets one. Default 30 s.
+    pub request_timeout: Duration,
+    /// `connect` ends by then. Default 5 s.
+    pub connect_timeout: Duration,
+    /// A connection that has not shaken hands by then is closed. Default 5 s, absolute.
+    pub handshake_timeout: Duration,
+    /// `shutdown` waits so long for running handlers. Default 5 s.
+    pub drain_timeout: Duration,
+    /// A link silent for this long is sent a PING. Default 1 s.
+    pub ping_after: Duration,
+    /// A link to one of our own nodes that is silent for this long is dead. Default 3 s: three PINGs.
+    pub silence_max: Duration,
+    /// The same for foreign peers, which may not send heartbeats at all. Default 30 s after a PING of ours.
+    pub foreign_silence_max: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            payload_len_max: 64 * MIB,
+            credit_messages: 8192,
+            credit_bytes: 16 * MIB,
+            system_calls_max: 64,
+            pending_calls_max: 65_536,
+            send_buffer_len_max: 1 << 20,
+            handler_concurrency: 1024,
+            handler_queue_len: 1024,
+            handlers_max: 4096,
+            links_max: 16_384,
+            pending_handshakes_max: 1024,
+            handler_waiters_max: 1024,
+            request_timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(5),
+            handshake_timeout: Duration::from_secs(5),
+            drain_timeout: Duration::from_secs(5),
+            ping_after: Duration::from_secs(1),
+            silence_max: Duration::from_secs(3),
+            foreign_silence_max: Duration::from_secs(30),
+        }
+    }
+}
