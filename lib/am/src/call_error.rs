@@ -258,6 +258,7 @@ pub enum TrySendError {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HandlerError {
+    pub(crate) code: NackCode,
     message: String,
 }
 
@@ -265,7 +266,12 @@ impl HandlerError {
     /// An error that says `message` to the caller.
     #[must_use]
     pub fn msg(message: impl fmt::Display) -> Self {
-        Self { message: message.to_string() }
+        Self { code: NackCode::HandlerError, message: message.to_string() }
+    }
+
+    /// The caller may not do this; it gets a refusal.
+    pub(crate) fn unauthorized(message: &str) -> Self {
+        Self { code: NackCode::Unauthorized, message: message.to_owned() }
     }
 
     /// What the caller is told.
@@ -290,6 +296,6 @@ impl<E: std::error::Error> From<E> for HandlerError {
             message.push_str(&cause.to_string());
             source = cause.source();
         }
-        Self { message }
+        Self { code: NackCode::HandlerError, message }
     }
 }

@@ -23,6 +23,7 @@ pub struct Sender {
     pub(crate) incarnation: Incarnation,
     pub(crate) is_own: bool,
     pub(crate) label: String,
+    pub(crate) is_local: bool,
     pub(crate) endpoints: Vec<Endpoint>,
 }
 
@@ -37,6 +38,18 @@ impl Sender {
     #[must_use]
     pub const fn is_foreign(&self) -> bool {
         !self.is_own
+    }
+
+    /// Whether it is linked by `ipc`, `inproc` or a loopback address: on this machine.
+    #[must_use]
+    pub const fn is_local(&self) -> bool {
+        self.is_local
+    }
+
+    /// Where it listens, as it says itself; empty when it listens nowhere.
+    #[must_use]
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
     }
 
     /// The Identity that a foreign client gave itself; proves nothing.

@@ -366,7 +366,8 @@ impl<R: Encode> Reply<R> {
 impl<R> Drop for Reply<R> {
     fn drop(&mut self) {
         if let Some((_, answer)) = self.parts.take() {
-            answer(Err(HandlerError::msg("reply dropped").into()));
+            let code = if std::thread::panicking() { NackCode::Panicked } else { NackCode::HandlerError };
+            answer(Err(Failure { code, text: "reply dropped".to_owned() }));
         }
     }
 }

@@ -29,7 +29,7 @@ pub(crate) struct Failure {
 
 impl From<HandlerError> for Failure {
     fn from(error: HandlerError) -> Self {
-        Self { code: NackCode::HandlerError, text: error.to_string() }
+        Self { code: error.code, text: error.to_string() }
     }
 }
 

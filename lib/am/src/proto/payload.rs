@@ -5,6 +5,8 @@ use std::ops::Deref;
 
 use bytes::Bytes;
 
+use super::outgoing::PayloadSource;
+
 /// The longest payload that is kept in place, without an allocation of its own.
 pub const INLINE_LEN_MAX: usize = 78;
 
@@ -37,6 +39,15 @@ impl Payload {
     #[must_use]
     pub const fn empty() -> Self {
         Self(Repr::Short { len: 0, bytes: [0; INLINE_LEN_MAX] })
+    }
+
+    /// To be sent: shared if it is on the heap.
+    #[must_use]
+    pub fn as_source(&self) -> PayloadSource<'_> {
+        match &self.0 {
+            Repr::Heap(bytes) => PayloadSource::Shared(bytes),
+            Repr::Short { .. } => PayloadSource::Borrowed(self),
+        }
     }
 
     /// The bytes, shared where they already are on the heap.

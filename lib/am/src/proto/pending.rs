@@ -176,6 +176,12 @@ impl<W> Pending<W> {
         Some(call.waiter.take())
     }
 
+    /// Whether a call of that id has no end yet.
+    #[must_use]
+    pub fn is_waiting(&mut self, id: u64) -> bool {
+        self.find(id).is_some_and(|call| call.outcome.is_none())
+    }
+
     /// Asks for the end of a call. When it is there, the slot is freed.
     #[inline]
     pub fn poll_outcome(&mut self, id: u64, waiter: impl FnOnce(Option<W>) -> W) -> Polled<Outcome> {

@@ -3,7 +3,9 @@
 
 use std::io::{self, IoSlice};
 
-use super::ByteStream;
+use super::{ByteStream, StreamWriter};
+use crate::wire::zmtp::command::{self, Command};
+use crate::wire::zmtp::frame::FrameHeader;
 use crate::wire::zmtp::handshake::{Handshake, HandshakeError, Role, Status};
 use crate::wire::zmtp::properties::{AmHello, Hello};
 
@@ -49,7 +51,7 @@ pub async fn shake(
     let mut judge = Some(judge);
     let mut input: Vec<u8> = Vec::new();
     loop {
-        write_all(stream, &handshake.take_output()).await?;
+        write_all(&*stream.writer, &handshake.take_output()).await?;
         match handshake.status() {
             Status::Done => {
                 let peer = handshake.into_peer().ok_or_else(|| {
@@ -75,20 +77,20 @@ pub async fn shake(
                     continue;
                 }
                 // The peer may wait for our greeting before it looks at its own mistake.
-                let _ = write_all(stream, &handshake.take_output()).await;
+                let _ = write_all(&*stream.writer, &handshake.take_output()).await;
                 taken?;
             }
         }
     }
 }
 
-async fn write_all(stream: &ByteStream, mut bytes: &[u8]) -> io::Result<()> {
+async fn write_all(writer: &dyn StreamWriter, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
-        match stream.writer.try_write(&[IoSlice::new(bytes)]) {
+        match writer.try_write(&[IoSlice::new(bytes)]) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                std::future::poll_fn(|cx| stream.writer.poll_writable(cx)).await?;
+                std::future::poll_fn(|cx| writer.poll_writable(cx)).await?;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -96,3 +98,44 @@ async fn write_all(stream: &ByteStream, mut bytes: &[u8]) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// Sends a PING and waits for its PONG, before any link; gives the octets around it. The caller bounds the time.
+///
+/// # Errors
+///
+/// When the stream breaks, or the peer sends what no peer sends at this point.
+pub async fn ping(stream: &mut ByteStream, mut input: Vec<u8>) -> io::Result<Vec<u8>> {
+    /// Told apart from PONGs to others' PINGs, of which there are none on a fresh link.
+    const CONTEXT: &[u8] = b"probe";
+    let mut kept = Vec::new();
+    let mut encoded = Vec::new();
+    command::encode_ping(0, CONTEXT, &mut encoded);
+    write_all(&*stream.writer, &encoded).await?;
+    loop {
+        while let Some(header) = FrameHeader::decode(&input).map_err(io::Error::other)? {
+            let len = usize::try_from(header.body_len).unwrap_or(usize::MAX).saturating_add(header.header_len);
+            if len > PROBE_FRAME_LEN_MAX {
+                return Err(io::Error::other("the peer sent a large frame instead of a PONG"));
+            }
+            let Some(body) = input.get(header.header_len..len) else { break };
+            let found =
+                header.command && matches!(command::parse(body), Ok(Command::Pong { context }) if context == CONTEXT);
+            if found {
+                input.drain(..len);
+                kept.append(&mut input);
+                return Ok(kept);
+            }
+            if kept.len() > PROBE_FRAME_LEN_MAX {
+                return Err(io::Error::other("the peer sends messages instead of a PONG"));
+            }
+            kept.extend(input.drain(..len));
+        }
+        let read = std::future::poll_fn(|cx| stream.reader.poll_read(cx, &mut input, READ_LEN)).await?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// The longest frame that may come before the PONG of a probe.
+const PROBE_FRAME_LEN_MAX: usize = 64 * 1024;

@@ -46,6 +46,8 @@ pub const PART_LEN: usize = 1 << 20;
 pub struct LinkSettings {
     /// The peer is one of our own nodes: it has credit, and takes payloads in parts.
     pub own_peer: bool,
+    /// We dialled it.
+    pub dialled: bool,
     /// The longest payload that the peer takes, in octets.
     pub peer_payload_len_max: u64,
     /// The longest payload that we take, in octets.
@@ -185,6 +187,8 @@ impl Link {
         let (senders, room, flusher) = {
             let mut shared = self.shared.lock();
             shared.closed = true;
+            let held = shared.held.take();
+            shared.room.extend(held);
             (std::mem::take(&mut shared.senders), std::mem::take(&mut shared.room), shared.flusher.take())
         };
         self.ended.cancel();
@@ -221,7 +225,7 @@ impl Link {
     }
 
     /// The peer's requests that are running here and owe an answer.
-    pub fn answering(&self) -> u32 {
+    pub fn answering(&self) -> i32 {
         self.shared.lock().answering
     }
 
@@ -374,8 +378,22 @@ impl Link {
         self.flush_now(shared);
     }
 
+    /// Messages sent, and octets of any kind taken by the socket, since the last time this was asked.
+    pub fn take_sent(&self) -> (u64, u64) {
+        let mut shared = self.shared.lock();
+        let sent = (shared.messages_sent - shared.told_messages, shared.written - shared.told_written);
+        shared.told_messages = shared.messages_sent;
+        shared.told_written = shared.written;
+        sent
+    }
+
+    /// Whether we are the ones who do not read, because the peer has too much unfinished here.
+    pub fn is_held(&self) -> bool {
+        self.shared.lock().held.is_some()
+    }
+
     /// Grants known to the peer, for the reader's meter.
-    pub(super) fn granted(&self, account: usize) -> Totals {
+    pub fn granted(&self, account: usize) -> Totals {
         self.shared.lock().receive_credit[account].granted()
     }
 

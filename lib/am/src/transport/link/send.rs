@@ -9,7 +9,7 @@ use parking_lot::MutexGuard;
 
 use super::state::{LARGE, LargeOut, ORDINARY, Shared, WaitingSender};
 use super::{LinkEnd, Link, PART_LEN, account_of};
-use crate::proto::credit::{Charge, ReceiveCredit};
+use crate::proto::credit::{Charge, ReceiveCredit, Totals};
 use crate::proto::outgoing::{Outgoing, PayloadSource};
 use crate::proto::pending::{SYSTEM_ID_BIT, UNTRACKED_ID_BIT};
 use crate::wire::codes::{ChunkOf, Codec, DeliveryMode, Kind, NackCode};
@@ -83,8 +83,8 @@ pub struct Answer<'a> {
     pub envelope: &'a [u8],
     /// What it says.
     pub body: AnswerBody<'a>,
-    /// Whether it is the last answer: not so for a receipt that a response follows.
-    pub is_last: bool,
+    /// Whether it was announced as owed by [`Link::end_turn`].
+    pub is_counted: bool,
     /// What is finished once the answer has been written.
     pub finishes: Charge,
 }
@@ -259,6 +259,7 @@ impl Link {
         account: usize,
         is_system: bool,
     ) {
+        shared.messages_sent += 1;
         let charge = match account {
             _ if is_system => return shared.system_sent += 1,
             LARGE => Charge::large(header.encoded_len(), payload_len as u64),
@@ -314,8 +315,8 @@ impl Link {
     }
 
     fn encode_answer(&self, shared: &mut Shared, answer: &Answer<'_>) {
-        if answer.is_last {
-            shared.answering = shared.answering.saturating_sub(1);
+        if answer.is_counted {
+            shared.answering -= 1;
         }
         if shared.closed {
             return;
@@ -372,12 +373,14 @@ impl Link {
         senders.into_iter().for_each(|sender| sender.waker.wake());
     }
 
-    /// Counts messages that a turn of the reader took in and finished, and writes what the turn has queued.
-    pub fn end_turn(&self, finished: Charge, answering: u32, write: bool) {
+    /// Ends a turn of the reader: counts what has come (`received`, since the link began), what of it is finished
+    /// and what still owes an answer, and writes what the turn has queued.
+    pub fn end_turn(&self, finished: Charge, answering: i32, received: [Totals; 2]) {
         let mut shared = self.shared.lock();
         shared.answering += answering;
+        shared.received = received;
         shared.finish(finished, self.ticks.now());
-        if write && !shared.writing && !shared.closed && shared.has_work() {
+        if !shared.writing && !shared.closed && shared.has_work() {
             self.write_now(shared, false);
         }
     }
@@ -386,9 +389,55 @@ impl Link {
     pub fn finish_messages(&self, done: Charge) {
         let mut shared = self.shared.lock();
         shared.finish(done, self.ticks.now());
-        if shared.receive_credit.iter().any(ReceiveCredit::is_urgent) {
+        let held = shared.held.take();
+        if shared.receive_credit.iter().any(ReceiveCredit::is_urgent) && self.settings.own_peer {
             self.flush_soon(shared);
+        } else {
+            drop(shared);
         }
+        held.into_iter().for_each(Waker::wake);
+    }
+
+    /// Ready while the peer has less than `limit` unfinished here, `received` being what came in all: how a peer
+    /// that knows no credit is held back.
+    pub fn poll_unfinished_below(&self, received: Totals, limit: Totals, cx: &Context<'_>) -> Poll<()> {
+        let mut shared = self.shared.lock();
+        let unfinished = received.since(shared.receive_credit[ORDINARY].finished());
+        if shared.closed || (unfinished.messages < limit.messages && unfinished.bytes < limit.bytes) {
+            return Poll::Ready(());
+        }
+        shared.held = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Whether nothing is owed to the peer: all its messages are finished, and all answers taken by the socket.
+    pub fn owes_nothing(&self) -> bool {
+        let shared = self.shared.lock();
+        let all_finished = shared
+            .received
+            .iter()
+            .zip(&shared.receive_credit)
+            .all(|(received, credit)| received.since(credit.finished()).is_zero());
+        shared.closed
+            || (all_finished
+                && shared.system_unfinished == 0
+                && shared.waiting_len() == 0
+                && shared.large.is_empty())
+    }
+
+    /// Whether a call of that id waits for its answer.
+    pub fn is_pending(&self, id: u64) -> bool {
+        self.shared.lock().pending.is_waiting(id & !SYSTEM_ID_BIT)
+    }
+
+    /// The peer has said Bye.
+    pub fn note_bye(&self) {
+        self.shared.lock().peer_said_bye = true;
+    }
+
+    /// Whether the peer has said Bye.
+    pub fn peer_said_bye(&self) -> bool {
+        self.shared.lock().peer_said_bye
     }
 
     /// Counts a call of a system handler that has come; `false` when the peer has too many unfinished.

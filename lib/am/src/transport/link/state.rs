@@ -57,8 +57,12 @@ pub(super) struct Shared {
     /// Octets of the stream so far: queued, and taken by the socket.
     pub(super) queued: u64,
     pub(super) written: u64,
-    /// One-way messages queued so far, and how many of them lie behind `written` at the latest.
+    /// One-way messages queued so far; their ids count on.
     pub(super) one_way_queued: u64,
+    /// Messages sent, and what of it and of `written` the metrics know.
+    pub(super) messages_sent: u64,
+    pub(super) told_messages: u64,
+    pub(super) told_written: u64,
     /// Sending is over: the link ended, or a write failed.
     pub(super) closed: bool,
     /// No new Messages: we or the peer said Bye.
@@ -71,7 +75,12 @@ pub(super) struct Shared {
     /// The peer's calls of system handlers that are unfinished here.
     pub(super) system_unfinished: u32,
     /// Requests that are running here and owe an answer.
-    pub(super) answering: u32,
+    pub(super) answering: i32,
+    /// What has come of the peer's requests, by account.
+    pub(super) received: [Totals; 2],
+    /// The reader, when it waits for messages to be finished.
+    pub(super) held: Option<Waker>,
+    pub(super) peer_said_bye: bool,
     pub(super) senders: VecDeque<WaitingSender>,
     pub(super) next_ticket: u64,
     /// Those who wait for room in the buffer, or for it to be empty.
@@ -99,6 +108,9 @@ impl Shared {
             queued: 0,
             written: 0,
             one_way_queued: 0,
+            messages_sent: 0,
+            told_messages: 0,
+            told_written: 0,
             closed: false,
             retired: false,
             pending: Pending::new(settings.pending_calls_max),
@@ -107,6 +119,9 @@ impl Shared {
             system_sent: 0,
             system_unfinished: 0,
             answering: 0,
+            received: [Totals::default(); 2],
+            held: None,
+            peer_said_bye: false,
             senders: VecDeque::new(),
             next_ticket: 0,
             room: Vec::new(),
@@ -195,6 +210,7 @@ impl Shared {
     /// A batch is written whole: what it finished is finished, and its room serves the next swap.
     pub(super) fn finish_batch(&mut self, mut batch: SendBuffer, tick: u64) {
         self.finish(batch.finishes, tick);
+        self.room.extend(self.held.take());
         batch.clear(SPARE_CAPACITY_MAX);
         self.spare = batch;
     }

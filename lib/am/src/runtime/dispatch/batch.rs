@@ -1,0 +1,161 @@
+//! Batched handlers: messages are collected until there are enough, or the first has waited long enough.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::job::{Job, panicked};
+use crate::api::handler_call::{BatchedFn, Failure};
+use crate::proto::credit::Charge;
+use crate::runtime::node::Node;
+use crate::runtime::registry::Entry;
+use crate::wire::codes::NackCode;
+
+/// A batch is handed over when its payloads have so many octets, whatever its count and age.
+const BATCH_LEN_MAX: usize = 4 << 20;
+
+/// The batch that is being collected.
+#[derive(Debug, Default)]
+pub(crate) struct Batcher(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    jobs: Vec<Job>,
+    payload_len: usize,
+    /// Moves with each batch that is handed over, so that a timer knows whether its batch is still here.
+    number: u64,
+}
+
+impl State {
+    fn take(&mut self) -> Vec<Job> {
+        self.number += 1;
+        self.payload_len = 0;
+        std::mem::take(&mut self.jobs)
+    }
+}
+
+impl Batcher {
+    /// Adds a job, and hands the batch over when it is full.
+    pub(crate) fn push(&self, node: &Arc<Node>, job: Job, call: &Arc<BatchedFn>, count_max: usize, age_max: Duration) {
+        let entry = job.entry.clone();
+        let (full, timer) = {
+            let mut state = self.0.lock();
+            state.payload_len += job.payload.len();
+            state.jobs.push(job);
+            if state.jobs.len() >= count_max || state.payload_len >= BATCH_LEN_MAX {
+                (Some(state.take()), None)
+            } else {
+                (None, Some(state.number).filter(|_| state.jobs.len() == 1))
+            }
+        };
+        if let Some(jobs) = full {
+            let call = call.clone();
+            node.spawner.spawn_handler(async move { run(jobs, &call).await });
+        }
+        if let Some(number) = timer {
+            let call = call.clone();
+            node.spawner.spawn_handler(async move {
+                tokio::time::sleep(age_max).await;
+                let jobs = entry.batcher.take_if(number);
+                run(jobs, &call).await;
+            });
+        }
+    }
+
+    fn take_if(&self, number: u64) -> Vec<Job> {
+        let mut state = self.0.lock();
+        if state.number == number { state.take() } else { Vec::new() }
+    }
+}
+
+async fn run(mut jobs: Vec<Job>, call: &Arc<BatchedFn>) {
+    if jobs.is_empty() {
+        return;
+    }
+    let mut late = Vec::new();
+    let mut items = Vec::with_capacity(jobs.len());
+    let mut kept = Vec::with_capacity(jobs.len());
+    for mut job in jobs.drain(..) {
+        match job.too_late() {
+            Some(failure) => late.push((job, failure)),
+            None => {
+                items.push((job.context(), job.take_payload()));
+                kept.push(job);
+            }
+        }
+    }
+    for (job, failure) in late {
+        job.complete_alone(Err(failure));
+    }
+    if items.is_empty() {
+        return;
+    }
+    let answers = match CaughtBatch(call(items)).await {
+        Ok(answers) => answers,
+        Err(failure) => {
+            kept.into_iter().for_each(|job| job.complete_alone(Err(failure.clone())));
+            return;
+        }
+    };
+    let mut answers: std::collections::HashMap<_, _> =
+        answers.into_iter().map(|(cx, answered)| (Arc::as_ptr(&cx.0), answered)).collect();
+    let mut done = Charge::default();
+    let link = kept.first().map(|job| job.link.clone());
+    for job in kept {
+        let lost = || Failure { code: NackCode::HandlerError, text: "the batch gave no result".to_owned() };
+        let answered = answers.remove(&Arc::as_ptr(&job.request)).unwrap_or_else(|| Err(lost()));
+        match &link {
+            Some(link) if Arc::ptr_eq(link, &job.link) => job.complete(answered, &mut done),
+            _ => job.complete_alone(answered),
+        }
+    }
+    if let Some(link) = link.filter(|_| !done.is_zero()) {
+        link.finish_messages(done);
+    }
+}
+
+type BatchFuture = crate::api::port::BoxFuture<
+    'static,
+    Vec<(crate::api::context::ActiveMessageContext, crate::api::handler_call::Answered)>,
+>;
+
+/// A batch's future that gives a panic as a failure.
+struct CaughtBatch(BatchFuture);
+
+impl Future for CaughtBatch {
+    type Output = Result<Vec<(crate::api::context::ActiveMessageContext, crate::api::handler_call::Answered)>, Failure>;
+
+    fn poll(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Self::Output> {
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.0.as_mut().poll(cx))) {
+            Ok(poll) => poll.map(Ok),
+            Err(panic) => std::task::Poll::Ready(Err(panicked(&*panic))),
+        }
+    }
+}
+
+/// A blocking handler: each message on a thread that may block.
+pub(crate) fn spawn_blocking(node: &Arc<Node>, job: Job) {
+    let owner = node.clone();
+    node.spawner.spawn_blocking(move || run_blocking(&owner, job));
+}
+
+fn run_blocking(node: &Arc<Node>, mut job: Job) {
+    let entry: Arc<Entry> = job.entry.clone();
+    let answered = match job.too_late() {
+        Some(failure) => Err(failure),
+        None => {
+            let (context, payload) = (job.context(), job.take_payload());
+            let crate::api::handler_call::HandlerCall::Blocking(call) = &entry.call else { return };
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| call(context, payload)))
+                .unwrap_or_else(|panic| Err(panicked(&*panic)))
+        }
+    };
+    job.complete_alone(answered);
+    if let Some(next) = entry.gate.leave() {
+        spawn_blocking(node, next);
+    }
+}

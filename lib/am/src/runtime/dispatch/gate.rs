@@ -1,0 +1,64 @@
+//! How many messages of one handler run at once: [`Gate`].
+
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
+
+use super::job::Job;
+
+/// A handler's limit and those who wait at it.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    limit: usize,
+    queue_len_max: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    running: usize,
+    waiting: VecDeque<Job>,
+}
+
+/// What became of a job at the gate.
+#[derive(Debug)]
+pub(crate) enum Entered {
+    /// It may run now; [`Gate::leave`] is owed.
+    Run(Job),
+    /// It waits; whoever leaves runs it.
+    Waits,
+    /// There is no place for it.
+    Refused(Job),
+}
+
+impl Gate {
+    pub(crate) fn new(limit: usize, queue_len_max: usize) -> Self {
+        Self { limit: limit.max(1), queue_len_max, state: Mutex::default() }
+    }
+
+    /// Lets a job run, or wait. Those that want an answer are refused when too many wait, and nested ones do not
+    /// wait at all, as a ring of them could wait for itself; one-way messages keep their sender's credit instead.
+    pub(crate) fn enter(&self, job: Job) -> Entered {
+        let mut state = self.state.lock();
+        if state.running < self.limit {
+            state.running += 1;
+            return Entered::Run(job);
+        }
+        let wants_answer = job.request.mode.is_answered();
+        if job.request.depth > 0 || (wants_answer && state.waiting.len() >= self.queue_len_max) {
+            return Entered::Refused(job);
+        }
+        state.waiting.push_back(job);
+        Entered::Waits
+    }
+
+    /// A job is done: gives the next one to run in its place.
+    pub(crate) fn leave(&self) -> Option<Job> {
+        let mut state = self.state.lock();
+        let next = state.waiting.pop_front();
+        if next.is_none() {
+            state.running -= 1;
+        }
+        next
+    }
+}

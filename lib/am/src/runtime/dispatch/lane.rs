@@ -1,0 +1,68 @@
+//! Ordered handlers: one lane for each handler and sender, run one message at a time.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::group::run_one;
+use super::job::Job;
+use crate::runtime::node::Node;
+
+/// Messages of one sender for one ordered handler.
+#[derive(Debug, Default)]
+pub(crate) struct Lane(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<Job>,
+    is_running: bool,
+}
+
+/// The lanes of one sender, by handler. They outlive its link: after a reconnect the next message still waits for
+/// the one that is running.
+#[derive(Debug, Default)]
+pub(crate) struct Lanes(Mutex<HashMap<u64, Arc<Lane>>>);
+
+impl Lanes {
+    pub(crate) fn of(&self, handler: u64) -> Arc<Lane> {
+        self.0.lock().entry(handler).or_default().clone()
+    }
+}
+
+impl Lane {
+    /// Queues a job, or gives it back when too many wait.
+    pub(crate) fn push(self: &Arc<Self>, node: &Arc<Node>, job: Job, queue_len_max: usize) -> Result<(), Job> {
+        {
+            let mut state = self.0.lock();
+            let wants_answer = job.request.mode.is_answered();
+            let nested_at_limit = job.request.depth > 0 && state.is_running;
+            if nested_at_limit || (wants_answer && state.waiting.len() >= queue_len_max) {
+                return Err(job);
+            }
+            state.waiting.push_back(job);
+            if std::mem::replace(&mut state.is_running, true) {
+                return Ok(());
+            }
+        }
+        let lane = self.clone();
+        node.spawner.spawn_handler(async move { lane.run().await });
+        Ok(())
+    }
+
+    async fn run(self: Arc<Self>) {
+        loop {
+            let job = {
+                let mut state = self.0.lock();
+                match state.waiting.pop_front() {
+                    Some(job) => job,
+                    None => {
+                        state.is_running = false;
+                        return;
+                    }
+                }
+            };
+            run_one(job).await;
+        }
+    }
+}

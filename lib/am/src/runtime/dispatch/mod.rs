@@ -1,0 +1,9 @@
+//! The ways a message waits for its handler and runs in it: one module each.
+
+pub(crate) mod batch;
+pub(crate) mod deferred;
+pub(crate) mod gate;
+pub(crate) mod group;
+pub(crate) mod job;
+pub(crate) mod lane;
+pub(crate) mod stalled;

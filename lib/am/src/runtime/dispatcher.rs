@@ -1,0 +1,367 @@
+//! From a request to its handler: [`Dispatcher`], one for each link, called by its router.
+//!
+//! Inline handlers run here, on the reading task; for all others the message becomes a
+//! [`Job`](super::dispatch::job::Job) and goes where its handler's kind says.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::dispatch::batch::spawn_blocking;
+use super::dispatch::gate::Entered;
+use super::dispatch::group::{GROUP_LEN, spawn_group};
+use super::dispatch::job::{Job, panicked};
+use super::message_router::Turn;
+use super::node::Node;
+use super::peer::PeerCore;
+use super::registry::Entry;
+use super::running::Running;
+use crate::api::context::{InlineContext, Request, Sender};
+use crate::api::control::{EXTRA_KIND, EXTRA_REQUEST, EXTRA_RESPONSE, ResponseType};
+use crate::api::handler_call::{Failure, HandlerCall, InlineReply};
+use crate::api::port::NodePort;
+use crate::proto::credit::Charge;
+use crate::proto::payload::Payload;
+use crate::transport::link::{Answer, AnswerBody, Link, Received};
+use crate::wire::answer::PeerClass;
+use crate::wire::codes::{Codec, DeliveryMode, NackCode};
+use crate::wire::extras::Extras;
+use crate::wire::header::Header;
+
+/// Runs the handlers of what one link receives.
+pub(crate) struct Dispatcher {
+    node: Arc<Node>,
+    node_port: Arc<dyn NodePort>,
+    link: Arc<Link>,
+    peer: Arc<PeerCore>,
+    sender: Arc<Sender>,
+    class: PeerClass,
+    running: Arc<Running>,
+    /// The handler looked up last, and the state of the table it was found in.
+    last: Option<(u64, Arc<Entry>)>,
+    group: Vec<Job>,
+    scratch: Vec<u8>,
+    /// Octets of answers queued by inline handlers since the send buffer was last looked at.
+    answered_len: usize,
+    /// Inline requests that wait for room in the send buffer, and all inline messages behind them.
+    stalled: Arc<super::dispatch::stalled::Stalled>,
+}
+
+/// Inline answers queued before the send buffer is looked at again, in octets.
+const ROOM_CHECK_LEN: usize = 64 * 1024;
+
+impl Dispatcher {
+    pub(crate) fn new(
+        node: &Arc<Node>,
+        link: &Arc<Link>,
+        peer: &Arc<PeerCore>,
+        sender: Arc<Sender>,
+        class: PeerClass,
+        running: &Arc<Running>,
+    ) -> Self {
+        Self {
+            node: node.clone(),
+            node_port: node.port(),
+            link: link.clone(),
+            peer: peer.clone(),
+            sender,
+            class,
+            running: running.clone(),
+            last: None,
+            group: Vec::new(),
+            scratch: Vec::new(),
+            answered_len: ROOM_CHECK_LEN,
+            stalled: Arc::default(),
+        }
+    }
+
+    /// Takes one request.
+    #[inline]
+    pub(crate) fn dispatch(
+        &mut self,
+        header: &Header<'_>,
+        envelope: &[u8],
+        payload: Received<'_>,
+        charge: Charge,
+        turn: &mut Turn,
+    ) {
+        // A REQ cannot go on without a reply: its one-way message is acked.
+        let mode = match header.mode() {
+            Some(DeliveryMode::FireAndForget) if self.class == PeerClass::ForeignReq => DeliveryMode::Confirmed,
+            Some(mode) => mode,
+            None => return,
+        };
+        let Some(entry) = self.find(header.handler) else {
+            let name = String::from_utf8_lossy(header.handler);
+            let text = format!("no handler `{name}` is registered here");
+            return self.refuse(header, mode, envelope, NackCode::NoHandler, &text, charge, turn);
+        };
+        if mode.is_answered()
+            && let Err((code, text)) = self.check(header, mode, &entry)
+        {
+            return self.refuse(header, mode, envelope, code, &text, charge, turn);
+        }
+        match &entry.call {
+            HandlerCall::Inline(_) if !self.must_stall(mode) => {
+                self.run_inline(header, mode, envelope, &payload, charge, &entry, turn);
+            }
+            _ => self.queue(header, mode, envelope, payload, charge, entry, turn),
+        }
+    }
+
+    /// All requests of a turn have been dispatched.
+    pub(crate) fn end_turn(&mut self) {
+        if !self.group.is_empty() {
+            spawn_group(&self.node, std::mem::take(&mut self.group));
+        }
+        self.answered_len = ROOM_CHECK_LEN;
+    }
+
+    #[inline]
+    fn find(&mut self, name: &[u8]) -> Option<Arc<Entry>> {
+        let generation = self.node.registry.generation();
+        if let Some((known, entry)) = &self.last
+            && *known == generation
+            && entry.name.as_bytes() == name
+        {
+            return Some(entry.clone());
+        }
+        let entry = self.node.registry.find(name)?;
+        self.last = Some((generation, entry.clone()));
+        Some(entry)
+    }
+
+    /// What keeps a message that wants an answer from its handler.
+    #[inline]
+    fn check(&self, header: &Header<'_>, mode: DeliveryMode, entry: &Entry) -> Result<(), (NackCode, String)> {
+        if self.node.is_draining() && !entry.is_system {
+            return Err((NackCode::Draining, "this node is shutting down".to_owned()));
+        }
+        if header.deadline_ms == Some(0) {
+            self.node.counters.expired.increment(1);
+            return Err((NackCode::Expired, "the deadline had passed when the message was sent".to_owned()));
+        }
+        if mode.wants_response() && entry.contract.kind == ResponseType::Message {
+            let text = format!("`{}` has no response; send it one-way, confirmed or with a receipt", entry.name);
+            return Err((NackCode::ContractMismatch, text));
+        }
+        if mode.wants_receipt()
+            && let Some(extras) = header.extras
+        {
+            return check_contract(extras, entry);
+        }
+        Ok(())
+    }
+
+    /// Whether inline messages have to wait: the peer does not take the answers it has already.
+    #[inline]
+    fn must_stall(&mut self, mode: DeliveryMode) -> bool {
+        if self.stalled.is_active() {
+            return true;
+        }
+        if !mode.wants_response() || self.answered_len < ROOM_CHECK_LEN {
+            return false;
+        }
+        self.answered_len = 0;
+        !self.link.has_room()
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    #[inline]
+    fn run_inline(
+        &mut self,
+        header: &Header<'_>,
+        mode: DeliveryMode,
+        envelope: &[u8],
+        payload: &Received<'_>,
+        charge: Charge,
+        entry: &Entry,
+        turn: &mut Turn,
+    ) {
+        let HandlerCall::Inline(call) = &entry.call else { return };
+        self.scratch.clear();
+        let deadline = header.deadline_ms.map(|left| Instant::now() + Duration::from_millis(left.into()));
+        let context = InlineContext { header, sender: &self.sender, node: &self.node_port, deadline };
+        let mut reply = InlineReply {
+            is_wanted: mode.wants_response(),
+            codec: header.codec,
+            scratch: &mut self.scratch,
+            shared: None,
+        };
+        if mode.wants_receipt() {
+            push_receipt(&self.link, header, envelope, entry);
+        }
+        let result = catch_unwind(AssertUnwindSafe(|| call(&context, payload.as_slice(), &mut reply)))
+            .unwrap_or_else(|panic| Err(panicked(&*panic)));
+        entry.counters.handled.increment(1);
+        if let Err(failure) = &result {
+            entry.counters.failed.increment(1);
+            if !mode.is_answered() {
+                tracing::debug!(handler = %entry.name, id = %context.id(), "a one-way message failed: {}", failure.text);
+            }
+        }
+        let body = match &result {
+            _ if matches!(mode, DeliveryMode::FireAndForget | DeliveryMode::WithReceipt) => {
+                return turn.finished.add(charge);
+            }
+            Err(failure) => AnswerBody::Nack { code: failure.code, text: &failure.text },
+            Ok(()) if mode == DeliveryMode::Confirmed => AnswerBody::Ack,
+            Ok(()) => AnswerBody::Response { payload: reply.source(), codec: reply.codec },
+        };
+        self.answered_len += reply.source().as_slice().len();
+        self.link.push_answer(&Answer { id: header.id, envelope, body, is_counted: false, finishes: charge });
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn queue(
+        &mut self,
+        header: &Header<'_>,
+        mode: DeliveryMode,
+        envelope: &[u8],
+        payload: Received<'_>,
+        charge: Charge,
+        entry: Arc<Entry>,
+        turn: &mut Turn,
+    ) {
+        let time_left = header
+            .deadline_ms
+            .map_or(self.node.limits.request_timeout, |left| Duration::from_millis(left.into()));
+        let mut request = Request::new(
+            header,
+            mode,
+            entry.name.clone(),
+            self.sender.clone(),
+            Instant::now() + time_left,
+            self.node_port.clone(),
+        );
+        request.mode = mode;
+        let job = Job {
+            request: Arc::new(request),
+            payload: payload.into_payload(),
+            envelope: envelope.into(),
+            link: self.link.clone(),
+            running: self.running.clone(),
+            charge,
+            entry,
+        };
+        let is_counted = mode.is_answered() && mode != DeliveryMode::WithReceipt;
+        if is_counted {
+            turn.answering += 1;
+            self.running.insert(&job.request);
+        }
+        self.admit(header, envelope, job, turn);
+    }
+
+    /// Hands a job to where its handler's kind says; receipts are said once it is accepted there.
+    fn admit(&mut self, header: &Header<'_>, envelope: &[u8], job: Job, turn: &mut Turn) {
+        let entry = job.entry.clone();
+        // A receipt leaves before anything of the handler can.
+        let receipt = |link: &Link| {
+            if job.request.mode.wants_receipt() {
+                push_receipt(link, header, envelope, &entry);
+            }
+        };
+        let queue_len_max = self.node.limits.handler_queue_len;
+        let refused = match &entry.call {
+            HandlerCall::Inline(_) => {
+                receipt(&self.link);
+                self.stalled.push(&self.node, job);
+                None
+            }
+            HandlerCall::Spawned { is_ordered: true, .. } => {
+                receipt(&self.link);
+                self.peer.lanes.of(entry.id).push(&self.node, job, queue_len_max).err()
+            }
+            HandlerCall::Batched { call, count_max, age_max } => {
+                receipt(&self.link);
+                entry.batcher.push(&self.node, job, call, *count_max, *age_max);
+                None
+            }
+            HandlerCall::Spawned { .. } | HandlerCall::Blocking(_) | HandlerCall::Deferred(_) => {
+                receipt(&self.link);
+                match entry.gate.enter(job) {
+                    Entered::Run(job) => {
+                        self.run(&entry, job);
+                        None
+                    }
+                    Entered::Waits => None,
+                    Entered::Refused(job) => Some(job),
+                }
+            }
+        };
+        if let Some(job) = refused {
+            self.node.counters.refused.increment(1);
+            let text = format!("`{}` has as much to do as it may", entry.name);
+            let failure = Failure { code: NackCode::Overloaded, text };
+            job.complete(Err(failure), &mut turn.finished);
+        }
+    }
+
+    fn run(&mut self, entry: &Arc<Entry>, mut job: Job) {
+        match &entry.call {
+            HandlerCall::Blocking(_) => spawn_blocking(&self.node, job),
+            HandlerCall::Deferred(call) => {
+                let (context, payload) = (job.context(), job.take_payload());
+                super::dispatch::deferred::run(&self.node, job, || (call.clone(), context, payload));
+            }
+            _ => {
+                self.group.push(job);
+                if self.group.len() >= GROUP_LEN {
+                    spawn_group(&self.node, std::mem::take(&mut self.group));
+                }
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn refuse(
+        &self,
+        header: &Header<'_>,
+        mode: DeliveryMode,
+        envelope: &[u8],
+        code: NackCode,
+        text: &str,
+        charge: Charge,
+        turn: &mut Turn,
+    ) {
+        if mode.is_answered() && self.class != PeerClass::ForeignPush {
+            self.node.counters.refused.increment(1);
+            let body = AnswerBody::Nack { code, text };
+            self.link.push_answer(&Answer { id: header.id, envelope, body, is_counted: false, finishes: charge });
+        } else {
+            self.node.counters.one_way_dropped.increment(1);
+            tracing::debug!(code = %code, "dropped a one-way message: {text}");
+            turn.finished.add(charge);
+        }
+    }
+}
+
+/// What a caller expects of the handler, where it says so; what is absent on either side is not checked, and raw
+/// fits typed.
+fn check_contract(extras: &[u8], entry: &Entry) -> Result<(), (NackCode, String)> {
+    let extras = Extras::decode(extras)
+        .map_err(|error| (NackCode::Protocol, format!("the message's extras do not decode: {error}")))?;
+    let contract = &entry.contract;
+    let pairs = [
+        ("kind", extras.get(EXTRA_KIND), Some(contract.kind.as_str())),
+        ("request", extras.get(EXTRA_REQUEST), contract.req.as_deref()),
+        ("response", extras.get(EXTRA_RESPONSE), contract.resp.as_deref()),
+    ];
+    for (what, expected, offered) in pairs {
+        if let (Some(expected), Some(offered)) = (expected, offered)
+            && expected != offered
+        {
+            let text = format!("`{}` has the {what} `{offered}`, and `{expected}` is expected", entry.name);
+            return Err((NackCode::ContractMismatch, text));
+        }
+    }
+    Ok(())
+}
+
+fn push_receipt(link: &Link, header: &Header<'_>, envelope: &[u8], entry: &Entry) {
+    let codec = if header.codec == Codec::Raw { Codec::MessagePack } else { header.codec };
+    let encoded = crate::api::codec::encode_owned(&entry.contract, codec).unwrap_or_else(|_| Payload::empty());
+    let body = AnswerBody::Receipt { payload: &encoded, codec };
+    let finishes = Charge::default();
+    link.push_answer(&Answer { id: header.id, envelope, body, is_counted: false, finishes });
+}

@@ -1,0 +1,226 @@
+//! A link's life: from a finished handshake, through its two tasks, to what is left to say when it has ended.
+
+use std::sync::Arc;
+
+use super::message_router::MessageRouter;
+use super::network_client::redial;
+use super::node::{LinkEntry, Node};
+use super::peer::PeerCore;
+use super::running::Running;
+use super::shutdown::farewell;
+use crate::api::context::Sender;
+use crate::api::link_event::LinkEvent;
+use crate::api::port::Port;
+use crate::endpoint::Endpoint;
+use crate::id::{Incarnation, InstanceId};
+use crate::transport::link::{Link, LinkEnd, reader};
+use crate::transport::{ByteStream, StreamReader};
+use crate::wire::answer::PeerClass;
+use crate::wire::zmtp::properties::{Hello, SocketType};
+
+/// How a link came about.
+#[derive(Debug, Clone)]
+pub(crate) enum Origin {
+    /// The peer dialled us.
+    Accepted,
+    /// We dialled it: by these endpoints it is dialled again.
+    Dialled { endpoints: Vec<Endpoint>, is_foreign: bool },
+    /// Both ends are ours.
+    Myself,
+}
+
+/// A stream whose handshake is done.
+pub(crate) struct Shaken {
+    pub(crate) stream: ByteStream,
+    pub(crate) hello: Hello,
+    pub(crate) leftover: Vec<u8>,
+    pub(crate) origin: Origin,
+    /// The short way to a peer that is linked already: it replaces that link.
+    pub(crate) is_shortcut: bool,
+}
+
+/// Makes a link of a stream and starts its tasks. Gives its peer.
+pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId) -> Arc<PeerCore> {
+    let Shaken { stream, hello, leftover, origin, is_shortcut } = shaken;
+    let is_own = hello.own.is_some();
+    let incarnation = hello.own.as_ref().map_or(Incarnation::from_bytes([0; 16]), |own| own.incarnation);
+    let endpoints: Vec<Endpoint> =
+        hello.own.iter().flat_map(|own| &own.endpoints).filter_map(|text| text.parse().ok()).collect();
+    let number = node.next_link_number();
+    let dialled = matches!(origin, Origin::Dialled { .. });
+    let settings = node.link_settings(&hello, dialled);
+    let link = Link::new(number, settings, stream.writer, node.ticks.clone());
+    let running = Arc::new(Running::default());
+    let entry = LinkEntry { link: link.clone(), running: running.clone(), takes_ping: hello.minor > 0 };
+    let sender = Arc::new(Sender {
+        instance,
+        incarnation,
+        is_own,
+        label: String::from_utf8_lossy(&hello.identity).into_owned(),
+        is_local: is_local(&stream.peer),
+        endpoints: endpoints.clone(),
+    });
+    let peer = settle_peer(node, instance, is_own, incarnation, endpoints);
+    let mut router = MessageRouter::new(node, &link, &peer, sender, class_of(&hello), &running);
+    node.links.lock().push(entry);
+
+    let flusher = link.clone();
+    node.spawner.spawn(async move { flusher.flush_loop().await });
+    let duplicate = settle_duplicate(node, &peer, dialled);
+    let was_connected = peer.is_connected();
+    let preferred = is_shortcut || duplicate == Duplicate::New;
+    let replaced = peer.attach(link.clone(), preferred);
+    if !matches!(origin, Origin::Myself) && !was_connected {
+        node.emit(LinkEvent::Up { peer: instance, is_own });
+    }
+    let owner = node.clone();
+    let of_peer = peer.clone();
+    let runs = link.clone();
+    let came_by = origin.clone();
+    node.spawner.spawn(async move {
+        let busy_poll = owner.settings.busy_poll;
+        let end = read(&runs, stream.reader, leftover, &mut router, busy_poll).await;
+        end_link(&owner, &of_peer, &runs, &running, end, &came_by);
+    });
+    node.wake_sweep();
+    if node.is_stopped() {
+        link.end(LinkEnd::NodeStopped);
+    } else if node.is_draining() {
+        link.say_bye();
+    }
+    if let Some(old) = replaced {
+        retire(node, old);
+    } else if duplicate == Duplicate::Old && !matches!(origin, Origin::Myself) {
+        retire(node, link);
+    }
+    peer
+}
+
+async fn read(
+    link: &Arc<Link>,
+    stream: Box<dyn StreamReader>,
+    leftover: Vec<u8>,
+    router: &mut MessageRouter,
+    busy_poll: std::time::Duration,
+) -> LinkEnd {
+    reader::read_loop(link, stream, leftover, router, busy_poll).await
+}
+
+/// A link carries no new messages any more: says goodbye, and closes it when nothing is owed either way.
+pub(crate) fn retire(node: &Arc<Node>, link: Arc<Link>) {
+    link.say_bye();
+    let limit = node.limits.drain_timeout;
+    node.spawner.spawn(async move { farewell(&link, limit).await });
+}
+
+/// Finds or makes the peer. One that comes back as another incarnation has lost its old links.
+fn settle_peer(
+    node: &Arc<Node>,
+    instance: InstanceId,
+    is_own: bool,
+    incarnation: Incarnation,
+    endpoints: Vec<Endpoint>,
+) -> Arc<PeerCore> {
+    if instance == node.instance
+        && let Some(myself) = node.myself.get()
+    {
+        return myself.clone();
+    }
+    let peer = {
+        let mut peers = node.peers.write();
+        peers
+            .entry(instance)
+            .or_insert_with(|| Arc::new(PeerCore::new(instance, node, is_own, incarnation)))
+            .clone()
+    };
+    if peer.incarnation() != incarnation {
+        for old in peer.links() {
+            old.end(LinkEnd::Closed);
+            peer.detach(&old, true);
+        }
+    }
+    peer.set_hello(incarnation, endpoints);
+    peer
+}
+
+/// Which of two links to one peer stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Duplicate {
+    /// There is no other.
+    None,
+    /// Both were dialled from one side: the dialler sees to it.
+    SameSide,
+    /// The new one.
+    New,
+    /// The old one.
+    Old,
+}
+
+/// Of two links that cross, the one stays that the lower instance id dialled; both ends decide alike.
+fn settle_duplicate(node: &Node, peer: &PeerCore, new_is_dialled: bool) -> Duplicate {
+    let we_are_lower = node.instance < peer.instance();
+    match peer.link() {
+        None => Duplicate::None,
+        Some(old) if !old.is_usable() => Duplicate::None,
+        Some(old) if old.settings().dialled == new_is_dialled => Duplicate::SameSide,
+        Some(_) if new_is_dialled == we_are_lower => Duplicate::New,
+        Some(_) => Duplicate::Old,
+    }
+}
+
+fn end_link(
+    node: &Arc<Node>,
+    peer: &Arc<PeerCore>,
+    link: &Arc<Link>,
+    running: &Running,
+    end: LinkEnd,
+    origin: &Origin,
+) {
+    // What was buffered when a foreign client ended its stream has had its chance; see the reader's last turn.
+    let pending_calls = link.pending_calls() as u64;
+    let unsent_len = link.waiting_len() as u64;
+    let reason = link.end_reason().cloned().unwrap_or(end);
+    link.end(reason.clone());
+    running.cancel_all();
+    link.finish();
+    node.links.lock().retain(|entry| !Arc::ptr_eq(&entry.link, link));
+    let is_last = peer.detach(link, true);
+    if matches!(origin, Origin::Myself) || node.is_stopped() {
+        return;
+    }
+    tracing::debug!(peer = %peer.instance(), %reason, "a link has ended");
+    if !is_last {
+        return;
+    }
+    node.emit(LinkEvent::Down {
+        peer: peer.instance(),
+        reason: reason.to_string(),
+        pending_calls,
+        unsent_len,
+    });
+    match origin {
+        Origin::Dialled { endpoints, is_foreign } if peer.is_redialled() && !node.is_draining() => {
+            redial(node, peer, endpoints.clone(), *is_foreign);
+        }
+        _ if peer.is_redialled() => {}
+        _ => {
+            node.peers.write().remove(&peer.instance());
+        }
+    }
+}
+
+const fn class_of(hello: &Hello) -> PeerClass {
+    match (&hello.own, hello.socket_type) {
+        (Some(_), _) => PeerClass::Own,
+        (None, SocketType::Req) => PeerClass::ForeignReq,
+        (None, SocketType::Push) => PeerClass::ForeignPush,
+        (None, _) => PeerClass::Foreign,
+    }
+}
+
+fn is_local(peer: &crate::transport::PeerAddress) -> bool {
+    match peer {
+        crate::transport::PeerAddress::Tcp(address) => address.ip().to_canonical().is_loopback(),
+        crate::transport::PeerAddress::Ipc { .. } | crate::transport::PeerAddress::Inproc => true,
+    }
+}

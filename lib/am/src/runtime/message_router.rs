@@ -1,0 +1,396 @@
+//! What a received message is and who gets it: [`MessageRouter`], one for each link.
+//!
+//! Requests go to the [`dispatcher`](super::dispatcher), answers to the
+//! [`response_manager`](super::response_manager); control messages are dealt with here. What cannot be taken is
+//! answered by the rules of [`wire::answer`](crate::wire::answer), or counted and logged once per link.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::counters::Once;
+use super::dispatcher::Dispatcher;
+use super::node::Node;
+use super::peer::PeerCore;
+use super::response_manager;
+use super::running::Running;
+use crate::api::context::Sender;
+use crate::proto::credit::{Charge, ReceiveMeter, Totals};
+use crate::transport::link::{Answer, AnswerBody, Inbound, Link, LinkEnd, PART_LEN, Received};
+use crate::wire::answer::{Answer as Verdict, PeerClass};
+use crate::wire::codes::{ChunkOf, Kind, NackCode};
+use crate::wire::credit_frame::CreditTotals;
+use crate::wire::header::Header;
+
+/// Payloads of one link that come in parts at the same time, in each direction.
+const ASSEMBLIES_MAX: usize = 64;
+
+/// A payload that comes in parts.
+#[derive(Debug)]
+struct Assembly {
+    header: Vec<u8>,
+    buffer: Vec<u8>,
+    total_len: usize,
+    charge: Charge,
+}
+
+/// What is counted during a turn and told once at its end.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    pub(super) messages: u64,
+    pub(super) payload_len: u64,
+    /// Finished without an answer.
+    pub(super) finished: Charge,
+    /// Accepted, and an answer is owed.
+    pub(super) answering: i32,
+}
+
+/// The receiving end of a link.
+pub(crate) struct MessageRouter {
+    node: Arc<Node>,
+    link: Arc<Link>,
+    peer: Arc<PeerCore>,
+    class: PeerClass,
+    running: Arc<Running>,
+    dispatcher: Dispatcher,
+    meters: [ReceiveMeter; 2],
+    /// What has come from a peer that knows no credit.
+    foreign_received: Totals,
+    assemblies: HashMap<(ChunkOf, u64), Assembly>,
+    turn: Turn,
+    complained: Once,
+    cancels: u64,
+    requests: u64,
+}
+
+impl MessageRouter {
+    pub(crate) fn new(
+        node: &Arc<Node>,
+        link: &Arc<Link>,
+        peer: &Arc<PeerCore>,
+        sender: Arc<Sender>,
+        class: PeerClass,
+        running: &Arc<Running>,
+    ) -> Self {
+        Self {
+            node: node.clone(),
+            link: link.clone(),
+            peer: peer.clone(),
+            class,
+            running: running.clone(),
+            dispatcher: Dispatcher::new(node, link, peer, sender, class, running),
+            meters: link.settings().granted_to_peer.map(ReceiveMeter::new),
+            foreign_received: Totals::default(),
+            assemblies: HashMap::new(),
+            turn: Turn::default(),
+            complained: Once::default(),
+            cancels: 0,
+            requests: 0,
+        }
+    }
+
+    fn answer(&self, verdict: Verdict, envelope: &[u8], text: &str, finishes: Charge) {
+        match verdict {
+            Verdict::Nack { id, code } => {
+                self.node.counters.refused.increment(1);
+                let body = AnswerBody::Nack { code, text };
+                self.link.push_answer(&Answer { id, envelope, body, is_counted: false, finishes });
+            }
+            Verdict::Nothing => {
+                self.node.counters.protocol_errors.increment(1);
+                if self.complained.first() {
+                    tracing::warn!(
+                        peer = %self.peer_id(),
+                        "dropped a message that is wrong and may not be answered: {text} (said once per link)"
+                    );
+                }
+            }
+        }
+    }
+
+    fn peer_id(&self) -> crate::id::InstanceId {
+        use crate::api::port::Port;
+        self.peer.instance()
+    }
+
+    /// Charges a request for its sender's credit.
+    #[inline]
+    fn charge(&mut self, header: &Header<'_>, header_len: usize, payload_len: usize) -> Result<Charge, LinkEnd> {
+        if self.class != PeerClass::Own {
+            let charge = Charge::ordinary(header_len, payload_len);
+            self.foreign_received.add(charge.accounts[0]);
+            return Ok(charge);
+        }
+        let is_system = header.handler.first() == Some(&b'_')
+            && header.mode().is_some_and(|mode| mode.wants_response() || mode.wants_ack());
+        if is_system {
+            if !self.link.receive_system_call() {
+                return Err(LinkEnd::Protocol("more calls of system handlers than were granted".to_owned()));
+            }
+            return Ok(Charge::system_call());
+        }
+        let charge = match header.total_len {
+            Some(total) => Charge::large(header_len, total),
+            None => Charge::ordinary(header_len, payload_len),
+        };
+        let link = &self.link;
+        let beyond = |error: crate::proto::credit::CreditViolation| LinkEnd::Protocol(error.to_string());
+        self.meters[0].receive(charge.accounts[0].bytes, || link.granted(0)).map_err(beyond)?;
+        if charge.accounts[1].messages > 0 {
+            self.meters[1].receive(charge.accounts[1].bytes, || link.granted(1)).map_err(beyond)?;
+        }
+        Ok(charge)
+    }
+
+    #[inline]
+    fn request(
+        &mut self,
+        header: &Header<'_>,
+        header_octets: &[u8],
+        envelope: &[u8],
+        payload: Received<'_>,
+    ) -> Result<(), LinkEnd> {
+        let payload_len = payload.as_slice().len();
+        let charge = self.charge(header, header_octets.len(), payload_len)?;
+        self.requests += 1;
+        if let Some(total) = header.total_len {
+            return self.begin_assembly(ChunkOf::Message, header, header_octets, total, payload, charge);
+        }
+        self.turn.messages += 1;
+        self.turn.payload_len += payload_len as u64;
+        self.dispatcher.dispatch(header, envelope, payload, charge, &mut self.turn);
+        Ok(())
+    }
+
+    fn begin_assembly(
+        &mut self,
+        of: ChunkOf,
+        header: &Header<'_>,
+        header_octets: &[u8],
+        total: u64,
+        payload: Received<'_>,
+        charge: Charge,
+    ) -> Result<(), LinkEnd> {
+        let limit = self.node.limits.payload_len_max;
+        let first_len = payload.as_slice().len();
+        if first_len != PART_LEN || total <= PART_LEN as u64 {
+            return Err(LinkEnd::Protocol("a payload in parts whose first part is not 1 MiB".to_owned()));
+        }
+        let unwanted = of == ChunkOf::Response && !self.link.is_pending(header.id);
+        if total > limit || unwanted || self.assemblies.len() >= 2 * ASSEMBLIES_MAX {
+            let text = format!("the payload has {total} octets, and this node takes {limit}");
+            let verdict = header.refused_with(NackCode::TooLarge, self.class);
+            if of == ChunkOf::Message && matches!(verdict, Verdict::Nothing) {
+                self.turn.finished.add(charge);
+                self.node.counters.one_way_dropped.increment(1);
+            }
+            self.answer(verdict, &[], &text, charge);
+            return Ok(());
+        }
+        let buffer = match payload {
+            Received::Owned(buffer) => buffer,
+            lent @ Received::Lent { .. } => lent.as_slice().to_vec(),
+        };
+        let total_len = usize::try_from(total).unwrap_or(usize::MAX);
+        let assembly = Assembly { header: header_octets.to_vec(), buffer, total_len, charge };
+        self.assemblies.insert((of, header.id), assembly);
+        Ok(())
+    }
+
+    /// A further part. Parts of what was refused or cancelled meanwhile find nobody, and are dropped.
+    fn chunk(&mut self, header: &Header<'_>, payload: Received<'_>) -> Result<(), LinkEnd> {
+        let Some(of) = header.chunk_of() else { return Ok(()) };
+        let key = (of, header.id);
+        let Some(assembly) = self.assemblies.get_mut(&key) else { return Ok(()) };
+        match payload {
+            // The reader was lent the assembly's own buffer, and read straight into it.
+            Received::Owned(buffer) if assembly.buffer.is_empty() => assembly.buffer = buffer,
+            part => assembly.buffer.extend_from_slice(part.as_slice()),
+        }
+        let len = assembly.buffer.len();
+        if len < assembly.total_len {
+            return Ok(());
+        }
+        let Some(whole) = self.assemblies.remove(&key) else { return Ok(()) };
+        if len > whole.total_len {
+            return Err(LinkEnd::Protocol("the parts of a payload are longer than the whole".to_owned()));
+        }
+        let Ok(header) = Header::decode(&whole.header) else { return Ok(()) };
+        match of {
+            ChunkOf::Message => {
+                self.turn.messages += 1;
+                self.turn.payload_len += len as u64;
+                let payload = Received::Owned(whole.buffer);
+                self.dispatcher.dispatch(&header, &[], payload, whole.charge, &mut self.turn);
+            }
+            ChunkOf::Response => self.reply(&header, Received::Owned(whole.buffer)),
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn reply(&self, header: &Header<'_>, payload: Received<'_>) {
+        if !response_manager::handle_reply(&self.link, header, payload) {
+            self.node.counters.late_replies.increment(1);
+        }
+    }
+
+    fn cancel(&mut self, header: &Header<'_>) -> Result<(), LinkEnd> {
+        self.cancels += 1;
+        // Only for more Cancels than requests: a program that drops its calls is honest.
+        if self.cancels > self.requests {
+            return Err(LinkEnd::Protocol("more Cancels than requests".to_owned()));
+        }
+        match header.chunk_of() {
+            Some(of) => {
+                if let Some(assembly) = self.assemblies.remove(&(of, header.id))
+                    && of == ChunkOf::Message
+                {
+                    let mode_is_answered = Header::decode(&assembly.header)
+                        .ok()
+                        .and_then(|header| header.mode())
+                        .is_some_and(crate::wire::codes::DeliveryMode::is_answered);
+                    if mode_is_answered {
+                        let verdict = Verdict::Nack { id: header.id, code: NackCode::Cancelled };
+                        self.answer(verdict, &[], "cancelled", assembly.charge);
+                    } else {
+                        self.turn.finished.add(assembly.charge);
+                    }
+                }
+            }
+            None => {
+                self.running.cancel(header.id);
+            }
+        }
+        Ok(())
+    }
+
+    fn control(&mut self, header: &Header<'_>, payload: &[u8]) -> Result<(), LinkEnd> {
+        match header.kind {
+            Kind::Credit => {
+                let account = header.credit_account();
+                let totals = CreditTotals::decode(payload);
+                let (Some(account), Ok(totals)) = (account, totals) else {
+                    return Err(LinkEnd::Protocol("a credit frame without totals".to_owned()));
+                };
+                self.link.handle_credit(account, &totals).map_err(|error| LinkEnd::Protocol(error.to_string()))
+            }
+            Kind::Bye => {
+                let said_before = self.link.is_retired();
+                self.link.retire();
+                self.peer.handle_bye(&self.link);
+                if !said_before {
+                    self.link.say_bye();
+                }
+                self.link.note_bye();
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Inbound for MessageRouter {
+    #[inline]
+    fn message(&mut self, octets: &[u8], envelope: &[u8], payload: Received<'_>) -> Result<(), LinkEnd> {
+        let header = match Header::decode(octets) {
+            Ok(header) => header,
+            Err(error) => {
+                let verdict = error.answer(self.class);
+                if self.class == PeerClass::Own && error.message_kind == Some(Kind::Message) {
+                    // It was charged by its sender, who must have the credit back.
+                    let charge = Charge::ordinary(octets.len(), payload.as_slice().len());
+                    let link = &self.link;
+                    self.meters[0]
+                        .receive(charge.accounts[0].bytes, || link.granted(0))
+                        .map_err(|error| LinkEnd::Protocol(error.to_string()))?;
+                    self.turn.finished.add(charge);
+                }
+                self.answer(verdict, envelope, &error.to_string(), Charge::default());
+                return Ok(());
+            }
+        };
+        if self.class != PeerClass::Own
+            && let Some(verdict) = header.refusal(self.class)
+        {
+            let text = format!("a {} is not taken from this kind of peer", header.kind);
+            self.answer(verdict, envelope, &text, Charge::default());
+            return Ok(());
+        }
+        match header.kind {
+            Kind::Message => self.request(&header, octets, envelope, payload),
+            Kind::Ack | Kind::Nack | Kind::Receipt => {
+                self.reply(&header, payload);
+                Ok(())
+            }
+            Kind::Response => match header.total_len {
+                None => {
+                    self.reply(&header, payload);
+                    Ok(())
+                }
+                Some(total) => {
+                    let charge = Charge::default();
+                    self.begin_assembly(ChunkOf::Response, &header, octets, total, payload, charge)
+                }
+            },
+            Kind::Chunk => self.chunk(&header, payload),
+            Kind::Cancel => self.cancel(&header),
+            Kind::Credit | Kind::Bye => self.control(&header, payload.as_slice()),
+        }
+    }
+
+    fn malformed(&mut self, first: &[u8], envelope: &[u8]) {
+        let id = first.get(8..16).and_then(|id| id.try_into().ok()).map(u64::from_be_bytes);
+        let reads_as_header = first.len() == 16 && first.first() == Some(&crate::wire::header::VERSION);
+        let code = NackCode::Protocol;
+        let verdict = match (self.class, id) {
+            (PeerClass::ForeignReq, id) => Verdict::Nack { id: id.filter(|_| reads_as_header).unwrap_or(0), code },
+            (PeerClass::Foreign, Some(id)) if reads_as_header => Verdict::Nack { id, code },
+            _ => Verdict::Nothing,
+        };
+        let text = "the message has too many frames, or none that is a header";
+        self.answer(verdict, envelope, text, Charge::default());
+    }
+
+    fn too_large(&mut self, octets: &[u8], envelope: &[u8], payload_len: u64) {
+        let limit = self.node.limits.payload_len_max;
+        let text = format!("the payload has {payload_len} octets, and this node takes {limit}");
+        let verdict = match Header::decode(octets) {
+            Ok(header) => header.refused_with(NackCode::TooLarge, self.class),
+            Err(error) => error.answer(self.class),
+        };
+        self.answer(verdict, envelope, &text, Charge::default());
+    }
+
+    fn large_buffer(&mut self, octets: &[u8]) -> Vec<u8> {
+        match Header::decode(octets) {
+            Ok(Header { kind: Kind::Chunk, id, aux, .. }) => ChunkOf::from_u8(aux)
+                .and_then(|of| self.assemblies.get_mut(&(of, id)))
+                .map(|assembly| std::mem::take(&mut assembly.buffer))
+                .unwrap_or_default(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn end_turn(&mut self) {
+        let turn = std::mem::take(&mut self.turn);
+        if turn.messages > 0 {
+            self.node.counters.messages_received.increment(turn.messages);
+            self.node.counters.bytes_received.increment(turn.payload_len);
+        }
+        let received = match self.class {
+            PeerClass::Own => self.meters.map(|meter| meter.received()),
+            _ => [self.foreign_received, Totals::default()],
+        };
+        self.link.end_turn(turn.finished, turn.answering, received);
+        self.dispatcher.end_turn();
+    }
+
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.class == PeerClass::Own {
+            return Poll::Ready(());
+        }
+        let limit = Totals { messages: self.node.limits.credit_messages, bytes: self.node.limits.credit_bytes };
+        self.link.poll_unfinished_below(self.foreign_received, limit, cx)
+    }
+}

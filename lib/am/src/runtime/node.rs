@@ -1,0 +1,251 @@
+//! What all parts of a node share: [`Node`].
+//!
+//! Tasks and handles of the user hold it differently: tasks strongly, since they end with the node; clients
+//! weakly, by [`NodeHandle`](super::network_client::NodeHandle), since a client keeps no node alive.
+//!
+//! Lock order: `peers` before a peer's own lock before a link's lock; nothing else is held together.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, broadcast, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::counters::Counters;
+use super::handler_wait::HandlerWaiters;
+use super::peer::PeerCore;
+use super::registry::Registry;
+use super::running::Running;
+use super::spawner::Spawner;
+use crate::api::link_event::LinkEvent;
+use crate::api::port::NodePort;
+use crate::endpoint::Endpoint;
+use crate::id::{Incarnation, InstanceId};
+use crate::limits::Limits;
+use crate::proto::credit::Totals;
+use crate::transport::ThinTransport;
+use crate::transport::link::{Link, LinkEnd, LinkSettings, PART_LEN, Ticks};
+use crate::wire::zmtp::properties::{AM_VERSION, AmHello, Hello};
+
+/// Who may ask this node to shut down by `_request_shutdown`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ShutdownPolicy {
+    /// Nobody.
+    #[default]
+    Nobody,
+    /// Peers linked by `ipc`, `inproc` or a loopback address.
+    Local,
+    /// Every peer.
+    Anybody,
+}
+
+/// Somebody asked this node to shut down, was allowed to, and has been told so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShutdownRequest {
+    /// Who asked.
+    pub by: InstanceId,
+}
+
+/// What the builder settled.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) allow_insecure: bool,
+    pub(crate) allow_shutdown: ShutdownPolicy,
+    pub(crate) busy_poll: Duration,
+    pub(crate) use_ipc: bool,
+}
+
+/// A link with what belongs to it at this node.
+#[derive(Debug, Clone)]
+pub(crate) struct LinkEntry {
+    pub(crate) link: Arc<Link>,
+    pub(crate) running: Arc<Running>,
+    /// The peer only speaks ZMTP 3.0, which has no PING.
+    pub(crate) takes_ping: bool,
+}
+
+const RUNNING: u8 = 0;
+const DRAINING: u8 = 1;
+const STOPPED: u8 = 2;
+
+/// One running instance.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) instance: InstanceId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) host: String,
+    pub(crate) limits: Limits,
+    pub(crate) settings: Settings,
+    pub(crate) transports: Vec<Arc<dyn ThinTransport>>,
+    pub(crate) endpoints: OnceLock<Vec<Endpoint>>,
+    pub(crate) ticks: Arc<Ticks>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) peers: RwLock<HashMap<InstanceId, Arc<PeerCore>>>,
+    pub(crate) myself: OnceLock<Arc<PeerCore>>,
+    pub(crate) links: Mutex<Vec<LinkEntry>>,
+    pub(crate) events: broadcast::Sender<LinkEvent>,
+    pub(crate) spawner: Spawner,
+    pub(crate) counters: Counters,
+    pub(crate) handler_waiters: HandlerWaiters,
+    /// Fires when the drain begins: listeners close.
+    pub(crate) drain_token: CancellationToken,
+    pub(crate) shutdown_request: watch::Sender<Option<ShutdownRequest>>,
+    pub(crate) started: Instant,
+    pub(crate) sweep_wake: Notify,
+    pub(crate) sweep_is_idle: AtomicBool,
+    /// For contexts and clients made by the runtime itself.
+    pub(crate) handle: OnceLock<Arc<dyn NodePort>>,
+    /// Socket files to remove even when no task gets another turn.
+    pub(crate) ipc_files: Mutex<Vec<PathBuf>>,
+    next_link: AtomicU64,
+    state: AtomicU8,
+}
+
+/// What a node is made of.
+pub(crate) struct NodeParts {
+    pub(crate) instance: InstanceId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) host: String,
+    pub(crate) limits: Limits,
+    pub(crate) settings: Settings,
+    pub(crate) transports: Vec<Arc<dyn ThinTransport>>,
+}
+
+impl Node {
+    pub(crate) fn new(parts: NodeParts) -> Self {
+        let waiters_max = parts.limits.handler_waiters_max;
+        Self {
+            instance: parts.instance,
+            incarnation: parts.incarnation,
+            host: parts.host,
+            limits: parts.limits,
+            settings: parts.settings,
+            transports: parts.transports,
+            endpoints: OnceLock::new(),
+            ticks: Arc::default(),
+            registry: Arc::new(Registry::new()),
+            peers: RwLock::default(),
+            myself: OnceLock::new(),
+            links: Mutex::default(),
+            events: broadcast::channel(crate::api::link_event::LINK_EVENTS_KEPT).0,
+            spawner: Spawner::new(),
+            counters: Counters::new(),
+            handler_waiters: HandlerWaiters::new(waiters_max),
+            drain_token: CancellationToken::new(),
+            shutdown_request: watch::channel(None).0,
+            started: Instant::now(),
+            sweep_wake: Notify::new(),
+            sweep_is_idle: AtomicBool::new(false),
+            handle: OnceLock::new(),
+            ipc_files: Mutex::default(),
+            next_link: AtomicU64::new(1),
+            state: AtomicU8::new(RUNNING),
+        }
+    }
+
+    pub(crate) fn endpoints(&self) -> &[Endpoint] {
+        self.endpoints.get().map_or(&[], Vec::as_slice)
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.state.load(Ordering::Acquire) != RUNNING
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.state.load(Ordering::Acquire) == STOPPED
+    }
+
+    /// `true` for the first caller.
+    pub(crate) fn begin_drain(&self) -> bool {
+        self.state.compare_exchange(RUNNING, DRAINING, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Ends everything at once: links close, tasks end at their next turn, socket files go.
+    pub(crate) fn stop(&self) {
+        self.state.store(STOPPED, Ordering::Release);
+        self.drain_token.cancel();
+        let links = std::mem::take(&mut *self.links.lock());
+        for entry in &links {
+            entry.link.end(LinkEnd::NodeStopped);
+        }
+        self.spawner.stop();
+        for path in std::mem::take(&mut *self.ipc_files.lock()) {
+            let _ = std::fs::remove_file(&path);
+        }
+        // The tasks that would do this may never get another turn.
+        for entry in &links {
+            entry.running.cancel_all();
+            entry.link.finish();
+        }
+        let peers: Vec<_> = self.peers.read().values().cloned().collect();
+        peers.iter().chain(self.myself.get()).for_each(|peer| peer.node_stopped());
+        self.handler_waiters.end();
+    }
+
+    /// The sweep must look sooner than it meant to.
+    #[inline]
+    pub(crate) fn wake_sweep(&self) {
+        if self.sweep_is_idle.load(Ordering::Relaxed) {
+            self.sweep_wake.notify_one();
+        }
+    }
+
+    pub(crate) fn next_link_number(&self) -> u64 {
+        self.next_link.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn emit(&self, event: LinkEvent) {
+        let _ = self.events.send(event);
+    }
+
+    /// What this node says of itself in READY.
+    pub(crate) fn hello(&self) -> AmHello {
+        AmHello {
+            version: AM_VERSION,
+            instance: self.instance,
+            incarnation: self.incarnation,
+            endpoints: self.endpoints().iter().map(ToString::to_string).collect(),
+            host: self.host.clone(),
+            max_message_len: self.limits.payload_len_max,
+            credit_messages: self.limits.credit_messages,
+            credit_bytes: self.limits.credit_bytes,
+        }
+    }
+
+    /// What a link to a peer that said `hello` is made with.
+    pub(crate) fn link_settings(&self, hello: &Hello, dialled: bool) -> LinkSettings {
+        let ours = Totals { messages: self.limits.credit_messages, bytes: self.limits.credit_bytes };
+        let large = |len: u64| Totals { messages: (len / PART_LEN as u64).max(1), bytes: len };
+        let (theirs, their_len_max) = match &hello.own {
+            Some(own) => {
+                let totals = Totals { messages: own.credit_messages, bytes: own.credit_bytes };
+                (totals, own.max_message_len)
+            }
+            None => (Totals { messages: u64::MAX, bytes: u64::MAX }, u64::MAX),
+        };
+        LinkSettings {
+            own_peer: hello.own.is_some(),
+            dialled,
+            peer_payload_len_max: their_len_max,
+            payload_len_max: self.limits.payload_len_max,
+            granted_by_peer: [theirs, large(their_len_max)],
+            granted_to_peer: [ours, large(self.limits.payload_len_max)],
+            system_calls_max: self.limits.system_calls_max,
+            pending_calls_max: self.limits.pending_calls_max,
+            send_buffer_len_max: self.limits.send_buffer_len_max,
+        }
+    }
+
+    /// The node as clients and contexts see it.
+    pub(crate) fn port(self: &Arc<Self>) -> Arc<dyn NodePort> {
+        self.handle
+            .get_or_init(|| Arc::new(super::network_client::NodeHandle::new(self)) as Arc<dyn NodePort>)
+            .clone()
+    }
+}

@@ -1,0 +1,322 @@
+//! One peer of a node: [`PeerCore`], the sending side of whatever link it has at the moment.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+
+use super::dispatch::lane::Lanes;
+use super::node::Node;
+use crate::api::port::{BoxFuture, Calls, Port, PortError, Ticket, Waiting};
+use crate::endpoint::Endpoint;
+use crate::id::{Incarnation, InstanceId};
+use crate::proto::outgoing::Outgoing;
+use crate::transport::link::{Link, SendError};
+
+/// A call made within a call waits so long for credit: rings of such calls would wait for ever.
+const NESTED_WAIT_MAX: Duration = Duration::from_millis(100);
+
+/// Another instance that this one knows.
+#[derive(Debug)]
+pub(crate) struct PeerCore {
+    instance: InstanceId,
+    node: Weak<Node>,
+    pub(crate) is_own: bool,
+    /// The link that new messages leave by.
+    link: RwLock<Option<Arc<Link>>>,
+    state: Mutex<State>,
+    changed: Notify,
+    /// It said goodbye and has no other link: calls fail at once.
+    said_bye: AtomicBool,
+    /// It is dialled again when its link is lost.
+    is_redialled: AtomicBool,
+    pub(crate) lanes: Lanes,
+}
+
+#[derive(Debug)]
+struct State {
+    incarnation: Incarnation,
+    endpoints: Vec<Endpoint>,
+    /// Live links that are not the one new messages leave by.
+    others: Vec<Arc<Link>>,
+    /// Why no link will come.
+    gone: Option<String>,
+}
+
+impl PeerCore {
+    pub(crate) fn new(instance: InstanceId, node: &Arc<Node>, is_own: bool, incarnation: Incarnation) -> Self {
+        Self {
+            instance,
+            node: Arc::downgrade(node),
+            is_own,
+            link: RwLock::default(),
+            state: Mutex::new(State { incarnation, endpoints: Vec::new(), others: Vec::new(), gone: None }),
+            changed: Notify::new(),
+            said_bye: AtomicBool::new(false),
+            is_redialled: AtomicBool::new(false),
+            lanes: Lanes::default(),
+        }
+    }
+
+    pub(crate) fn incarnation(&self) -> Incarnation {
+        self.state.lock().incarnation
+    }
+
+    pub(crate) fn set_hello(&self, incarnation: Incarnation, endpoints: Vec<Endpoint>) {
+        let mut state = self.state.lock();
+        state.incarnation = incarnation;
+        state.endpoints = endpoints;
+    }
+
+    /// The link that new messages leave by.
+    pub(crate) fn link(&self) -> Option<Arc<Link>> {
+        self.link.read().clone()
+    }
+
+    /// All its live links.
+    pub(crate) fn links(&self) -> Vec<Arc<Link>> {
+        let first = self.link();
+        let others = self.state.lock().others.clone();
+        first.into_iter().chain(others).collect()
+    }
+
+    /// A link has come. It becomes the one that messages leave by if there is none, or `preferred` says so; gives
+    /// the link that it replaced.
+    pub(crate) fn attach(&self, link: Arc<Link>, preferred: bool) -> Option<Arc<Link>> {
+        let replaced = {
+            let mut current = self.link.write();
+            let mut state = self.state.lock();
+            state.gone = None;
+            if current.as_ref().is_some_and(|old| old.is_usable()) && !preferred {
+                state.others.push(link);
+                None
+            } else {
+                let old = current.replace(link);
+                state.others.extend(old.clone());
+                old
+            }
+        };
+        self.said_bye.store(false, Ordering::Release);
+        self.changed.notify_waiters();
+        replaced
+    }
+
+    /// A link has ended, or carries no new messages any more; another takes its place, if there is one. `true`
+    /// when none is left.
+    pub(crate) fn detach(&self, link: &Arc<Link>, is_over: bool) -> bool {
+        let is_last = {
+            let mut current = self.link.write();
+            let mut state = self.state.lock();
+            if is_over {
+                state.others.retain(|other| !Arc::ptr_eq(other, link));
+            }
+            if current.as_ref().is_some_and(|old| Arc::ptr_eq(old, link)) {
+                let next = state.others.iter().position(|other| other.is_usable());
+                let old = match next {
+                    Some(next) => current.replace(state.others.swap_remove(next)),
+                    None => current.take(),
+                };
+                if !is_over {
+                    state.others.extend(old);
+                }
+            }
+            current.is_none()
+        };
+        self.changed.notify_waiters();
+        is_last
+    }
+
+    /// The peer says that it takes no new messages on `link`.
+    pub(crate) fn handle_bye(&self, link: &Arc<Link>) {
+        if self.detach(link, false) {
+            self.said_bye.store(true, Ordering::Release);
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// From now on a lost link is dialled again, or no more.
+    pub(crate) fn set_redialled(&self, redialled: bool) {
+        self.is_redialled.store(redialled, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    pub(crate) fn is_redialled(&self) -> bool {
+        self.is_redialled.load(Ordering::Acquire)
+    }
+
+    /// No link will come any more: calls fail at once, and say why.
+    pub(crate) fn give_up(&self, reason: String) {
+        self.set_redialled(false);
+        self.state.lock().gone = Some(reason);
+        self.changed.notify_waiters();
+    }
+
+    pub(crate) fn node_stopped(&self) {
+        self.link.write().take();
+        self.state.lock().others.clear();
+        self.give_up("this node has shut down".to_owned());
+    }
+
+    /// What a call finds that has no link.
+    fn without_link(&self) -> PortError {
+        if let Some(reason) = self.state.lock().gone.clone() {
+            return PortError::Gone(reason);
+        }
+        if self.node.upgrade().is_none_or(|node| node.is_stopped()) {
+            return PortError::Gone("this node has shut down".to_owned());
+        }
+        if self.said_bye.load(Ordering::Acquire) {
+            return PortError::Gone("the peer has shut down".to_owned());
+        }
+        if self.is_redialled() {
+            return PortError::NotConnected;
+        }
+        PortError::Gone("the link to the peer has ended, and it is not one that this node dials".to_owned())
+    }
+
+    fn refused(&self, error: SendError) -> PortError {
+        match error {
+            SendError::Full => PortError::Full,
+            SendError::PendingFull { limit } => PortError::PendingFull { limit },
+            SendError::TooLarge { limit } => PortError::TooLarge { limit },
+            SendError::Retired if self.node.upgrade().is_some_and(|node| node.is_draining()) => {
+                PortError::Gone("this node is shutting down".to_owned())
+            }
+            // The link is on its way out; whether another comes is for those who wait to see.
+            SendError::Ended | SendError::Retired => match self.without_link() {
+                gone @ PortError::Gone(_) if self.link().is_none() => gone,
+                _ => PortError::NotConnected,
+            },
+        }
+    }
+
+    fn ticket(message: &Outgoing<'_>, link: &Arc<Link>, id: u64) -> Ticket {
+        let calls = message.mode.is_answered().then(|| link.clone() as Arc<dyn Calls>);
+        Ticket { id, calls }
+    }
+
+    async fn send_when_possible(&self, message: Waiting) -> Result<Ticket, PortError> {
+        loop {
+            let changed = self.changed.notified();
+            let mut changed = std::pin::pin!(changed);
+            changed.as_mut().enable();
+            let Some(link) = self.link() else {
+                match self.without_link() {
+                    PortError::NotConnected => changed.await,
+                    gone => return Err(gone),
+                }
+                continue;
+            };
+            match self.send_on(&link, &message).await {
+                Err(SendError::Ended | SendError::Retired) => {
+                    // A message that waited for this link's credit when it ended has not been sent.
+                    if link.end_reason().is_some() || link.is_retired() {
+                        if self.link().is_some_and(|now| !Arc::ptr_eq(&now, &link)) {
+                            continue;
+                        }
+                        let node_drains = self.node.upgrade().is_none_or(|node| node.is_draining());
+                        if node_drains {
+                            return Err(PortError::Gone("this node is shutting down".to_owned()));
+                        }
+                        if !self.is_redialled() && self.link().is_none() {
+                            return Err(self.without_link());
+                        }
+                    }
+                    changed.await;
+                }
+                sent => {
+                    let id = sent.map_err(|error| self.refused(error))?;
+                    return Ok(Self::ticket(&message.as_outgoing(Instant::now()), &link, id));
+                }
+            }
+        }
+    }
+
+    async fn send_on(&self, link: &Arc<Link>, message: &Waiting) -> Result<u64, SendError> {
+        /// Leaves the queue however the wait ends.
+        struct Place<'a>(&'a Link, Option<u64>);
+        impl Drop for Place<'_> {
+            fn drop(&mut self) {
+                self.0.leave_queue(&mut self.1);
+            }
+        }
+        let mut place = Place(link, None);
+        std::future::poll_fn(|cx| link.poll_send(&message.as_outgoing(Instant::now()), &mut place.1, cx)).await
+    }
+}
+
+impl Port for PeerCore {
+    fn instance(&self) -> InstanceId {
+        self.instance
+    }
+
+    #[inline]
+    fn try_send(&self, message: &Outgoing<'_>) -> Result<Ticket, PortError> {
+        let link = self.link.read();
+        let Some(link) = link.as_ref() else { return Err(self.without_link()) };
+        match link.try_send(message) {
+            Ok(id) => {
+                if message.mode.is_answered()
+                    && let Some(node) = self.node.upgrade()
+                {
+                    node.wake_sweep();
+                }
+                Ok(Self::ticket(message, link, id))
+            }
+            Err(error @ (SendError::Ended | SendError::Retired)) => {
+                let node_drains = self.node.upgrade().is_none_or(|node| node.is_draining());
+                match error {
+                    _ if node_drains => Err(PortError::Gone("this node is shutting down".to_owned())),
+                    _ => Err(PortError::NotConnected),
+                }
+            }
+            Err(error) => Err(self.refused(error)),
+        }
+    }
+
+    fn send(self: Arc<Self>, message: Waiting) -> BoxFuture<'static, Result<Ticket, PortError>> {
+        Box::pin(async move {
+            let nested = message.depth > 0;
+            let deadline = message.deadline;
+            let until = if nested { deadline.min(Instant::now() + NESTED_WAIT_MAX) } else { deadline };
+            let sent = self.send_when_possible(message);
+            match tokio::time::timeout_at(until.into(), sent).await {
+                Ok(sent) => sent,
+                Err(_) if until < deadline => Err(PortError::Overloaded),
+                Err(_) => Err(PortError::Expired),
+            }
+        })
+    }
+
+    fn endpoints(&self) -> Vec<Endpoint> {
+        self.state.lock().endpoints.clone()
+    }
+
+    fn is_connected(&self) -> bool {
+        self.link.read().is_some()
+    }
+}
+
+impl Calls for Link {
+    fn poll_outcome(
+        &self,
+        id: u64,
+        cx: &std::task::Context<'_>,
+    ) -> std::task::Poll<crate::proto::pending::Outcome> {
+        Self::poll_outcome(self, id, cx)
+    }
+
+    fn poll_receipt(
+        &self,
+        id: u64,
+        cx: &std::task::Context<'_>,
+    ) -> std::task::Poll<Result<crate::proto::pending::ReceiptReply, crate::proto::pending::Outcome>> {
+        Self::poll_receipt(self, id, cx)
+    }
+
+    fn abandon(&self, id: u64) {
+        Self::abandon(self, id);
+    }
+}

@@ -1,0 +1,20 @@
+//! Answers on their way to their callers: from a decoded reply to a slot of the link's slab.
+
+use crate::proto::pending::{ReceiptReply, Reply};
+use crate::transport::link::{Link, Received};
+use crate::wire::codes::{Kind, NackCode};
+use crate::wire::header::Header;
+
+/// Hands a reply to its caller; `false` when nobody waits for it any more.
+#[inline]
+pub(crate) fn handle_reply(link: &Link, header: &Header<'_>, payload: Received<'_>) -> bool {
+    let codec = header.codec;
+    let reply = match header.kind {
+        Kind::Ack => Reply::Ack,
+        Kind::Response => Reply::Response { codec, payload: payload.into_payload() },
+        Kind::Receipt => Reply::Receipt(ReceiptReply { status: header.aux, codec, payload: payload.into_payload() }),
+        Kind::Nack => Reply::Nack { code: NackCode::from_u8(header.aux), text: payload.into_payload() },
+        Kind::Message | Kind::Cancel | Kind::Credit | Kind::Chunk | Kind::Bye => return false,
+    };
+    link.handle_reply(header.id, reply)
+}

@@ -1,0 +1,103 @@
+//! The only clock of a node: a task that every 10 ms, while anything goes on, expires calls, returns credit,
+//! writes what was left over, and looks for links that have fallen silent.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use std::sync::atomic::Ordering;
+
+use super::node::Node;
+use crate::transport::link::LinkEnd;
+
+/// One tick.
+const TICK: Duration = Duration::from_millis(10);
+/// The pace while there is nothing to watch but silence.
+const IDLE_TICK: Duration = Duration::from_millis(100);
+/// Ticks without work before the pace drops.
+const IDLE_AFTER_TICKS: u32 = 100;
+/// A tick so late means that the process was stopped: what waited in the sockets is read before silence and
+/// deadlines are judged.
+const LATE: Duration = Duration::from_millis(500);
+/// Silence is looked at so often, and a silent peer is sent a PING each time.
+const SILENCE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Runs until the node stops.
+pub(crate) async fn run(node: Arc<Node>) {
+    let mut last = Instant::now();
+    let mut silence_checked = last;
+    let mut idle_ticks = 0;
+    let mut rest = Duration::ZERO;
+    loop {
+        let is_idle = idle_ticks >= IDLE_AFTER_TICKS;
+        let pace = if is_idle { IDLE_TICK } else { TICK };
+        node.sweep_is_idle.store(is_idle, Ordering::Relaxed);
+        let woken = tokio::time::timeout(pace, node.sweep_wake.notified()).await.is_ok();
+        if woken {
+            idle_ticks = 0;
+            node.sweep_is_idle.store(false, Ordering::Relaxed);
+        }
+        let now = Instant::now();
+        let elapsed = now.duration_since(last);
+        last = now;
+        rest += elapsed;
+        let ticks = rest.as_millis() / TICK.as_millis();
+        rest -= TICK * u32::try_from(ticks).unwrap_or(0);
+        node.ticks.advance(u64::try_from(ticks).unwrap_or(0));
+        if elapsed > LATE + pace {
+            // Every reader gets a turn; its octets are signs of life with the new tick.
+            tokio::task::yield_now().await;
+            tokio::time::sleep(TICK).await;
+            continue;
+        }
+        let links = node.links.lock().clone();
+        let mut busy = !node.handler_waiters.is_empty();
+        for entry in &links {
+            if entry.link.needs_sweep() {
+                busy = true;
+                entry.link.sweep(now);
+            }
+            let (messages, octets) = entry.link.take_sent();
+            if messages + octets > 0 {
+                busy = true;
+                node.counters.messages_sent.increment(messages);
+                node.counters.bytes_sent.increment(octets);
+            }
+        }
+        node.handler_waiters.expire(now);
+        idle_ticks = if busy { 0 } else { idle_ticks.saturating_add(1) };
+        if now.duration_since(silence_checked) >= SILENCE_INTERVAL {
+            silence_checked = now;
+            look_for_silence(&node);
+        }
+    }
+}
+
+fn look_for_silence(node: &Node) {
+    let limits = &node.limits;
+    let in_ticks = |time: Duration| u64::try_from(time.as_millis() / TICK.as_millis()).unwrap_or(u64::MAX);
+    let links = node.links.lock().clone();
+    for entry in links {
+        let link = &entry.link;
+        let silent = link.silent_ticks();
+        let own = link.settings().own_peer;
+        let longest = if own { limits.silence_max } else { limits.foreign_silence_max };
+        let allowed = match link.ttl_ticks() {
+            Some(ttl) if !own => ttl.min(in_ticks(longest)),
+            _ => in_ticks(longest),
+        };
+        let pinged = entry.takes_ping || link.ttl_ticks().is_some();
+        if silent >= in_ticks(limits.ping_after) && silent < allowed && entry.takes_ping {
+            link.ping();
+        }
+        // A peer that cannot be pinged may well have nothing to say, and one that we hold back is not silent.
+        if pinged && silent >= allowed && !link.is_held() {
+            link.end(LinkEnd::Silent(silent * 10));
+        }
+        if silent > RELEASE_TICKS {
+            link.release_buffers();
+        }
+    }
+}
+
+/// A link with nothing received for so many ticks gives its buffers back.
+const RELEASE_TICKS: u64 = 100;
