@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::client::{Peer, Scope};
-use super::codec::{Decode, Encode, Raw, sent_codec, with_encoded};
+use super::codec::{Decode, Encode, Raw, contract_name, sent_codec, with_encoded};
 use super::control::{EXTRA_KIND, EXTRA_REQUEST, EXTRA_RESPONSE, MessageId, RESERVED_EXTRA_PREFIX, ResponseType};
 use super::port::{NodePort, PortError, Ticket, Waiting, millis};
 use super::status::{
@@ -279,8 +279,8 @@ impl<M: Mode, P: Encode + ?Sized> MessageBuilder<'_, M, P> {
             if M::MODE.wants_response() {
                 all.push((EXTRA_KIND, ResponseType::Unary.as_str()));
             }
-            if self.payload.as_raw().is_none() && request != std::any::type_name::<NoPayload>() {
-                all.push((EXTRA_REQUEST, super::codec::bare_name(request)));
+            if let Some(name) = contract_name(request) {
+                all.push((EXTRA_REQUEST, name));
             }
             if let Some(response) = M::response_type() {
                 all.push((EXTRA_RESPONSE, response));

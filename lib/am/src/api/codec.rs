@@ -220,6 +220,14 @@ pub(crate) fn bare_name(full: &'static str) -> &'static str {
     bare.rsplit("::").next().unwrap_or(bare)
 }
 
+/// The name by which a caller's type is compared with the handler's: only types of programs have one. Numbers,
+/// strings and containers of the standard library fit each other in many ways that the codec knows best.
+pub(crate) fn contract_name(full: &'static str) -> Option<&'static str> {
+    let is_named = full.contains("::")
+        && !["alloc::", "core::", "std::", "dynamo_am::", "(", "[", "&"].iter().any(|prefix| full.starts_with(prefix));
+    is_named.then(|| bare_name(full))
+}
+
 /// The codec that a payload really has when a value is sent by `codec`.
 pub(crate) fn sent_codec<T: Encode + ?Sized>(value: &T, codec: Codec) -> Codec {
     match (value.as_raw(), codec) {
@@ -321,6 +329,14 @@ mod tests {
         assert_eq!(round_trip(&raw, Codec::MessagePack), raw);
         with_encoded(&raw, Codec::Raw, |source| assert_eq!(source.as_slice().as_ptr(), bytes.as_ptr())).unwrap();
         assert_eq!(Sum::decode(Codec::Raw, b"x"), Err(CodecError::RawForTyped));
+    }
+
+    #[test]
+    fn only_types_of_programs_are_compared() {
+        assert_eq!(contract_name("program::wire::Sum"), Some("Sum"));
+        for full in ["i32", "(a::B, i64)", "alloc::string::String", "&str", "dynamo_am::api::codec::Raw"] {
+            assert_eq!(contract_name(full), None);
+        }
     }
 
     #[test]

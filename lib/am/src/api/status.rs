@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use super::client::Scope;
-use super::codec::Decode;
+use super::codec::{Decode, contract_name};
 use super::context::Request;
 use super::control::{ContractInfo, MessageId, ReceiptAck};
 use super::port::{Calls, Ticket};
@@ -65,7 +65,7 @@ impl<R: Decode> Mode for WithResponse<R> {
     const MODE: DeliveryMode = DeliveryMode::WithResponse;
 
     fn response_type() -> Option<&'static str> {
-        R::type_name()
+        contract_name(std::any::type_name::<R>())
     }
 }
 
@@ -77,7 +77,7 @@ impl<R: Decode> Mode for WithReceiptAndResponse<R> {
     const MODE: DeliveryMode = DeliveryMode::WithReceiptAndResponse;
 
     fn response_type() -> Option<&'static str> {
-        R::type_name()
+        contract_name(std::any::type_name::<R>())
     }
 }
 
