@@ -13,7 +13,7 @@ use super::status::{
 };
 use crate::call_error::{CallError, CallInfo, Refusal, TrySendError};
 use crate::error::check_name;
-use crate::proto::outgoing::{Outgoing, PayloadSource};
+use crate::proto::outgoing::Outgoing;
 use crate::wire::codes::Codec;
 use crate::wire::extras::encode_extras;
 use crate::wire::header::{DEPTH_MAX, Trace};
@@ -35,7 +35,7 @@ pub struct MessageBuilder<'a, M, P: ?Sized> {
     payload: &'a P,
     scope: Scope,
     node: Arc<dyn NodePort>,
-    codec: Codec,
+    codec: Option<Codec>,
     timeout: Option<Duration>,
     trace: Option<Trace>,
     extras: Vec<(String, String)>,
@@ -55,7 +55,7 @@ impl<'a> MessageBuilder<'a, FireAndForget, NoPayload> {
             payload: &NoPayload,
             scope,
             node,
-            codec: Codec::MessagePack,
+            codec: None,
             timeout: None,
             trace: None,
             extras: Vec::new(),
@@ -85,9 +85,9 @@ impl<'a, M, P: ?Sized> MessageBuilder<'a, M, P> {
     }
 
     /// How the payload is encoded; MessagePack unless said otherwise. The answer comes by the same codec. Raw
-    /// bytes are sent as they are, and labelled with this codec.
+    /// bytes are sent as they are, and labelled as raw, or as this codec if they are encoded by it already.
     pub fn codec(mut self, codec: Codec) -> Self {
-        self.codec = codec;
+        self.codec = Some(codec);
         self
     }
 
@@ -188,19 +188,19 @@ impl<M: Mode, P: Encode + ?Sized> MessageBuilder<'_, M, P> {
     ///
     /// Dropped, it may have been sent to some of the peers.
     pub async fn send_to_all(self, peers: &[Peer]) -> Vec<Result<MessageStatus<M>, CallError>> {
-        let encoded = with_encoded(self.payload, self.codec, |source| source.to_bytes());
+        let codec = sent_codec(self.payload, self.codec);
+        let encoded = with_encoded(self.payload, codec, |source| source.to_bytes());
         let mut results = Vec::with_capacity(peers.len());
         for peer in peers {
             let sent = match &encoded {
                 Ok(bytes) => {
                     let shared = Raw(bytes.clone());
-                    let codec = sent_codec(self.payload, self.codec);
                     let one = MessageBuilder::<M, Raw> {
                         handler: self.handler,
                         payload: &shared,
                         scope: self.scope.clone(),
                         node: self.node.clone(),
-                        codec,
+                        codec: Some(codec),
                         timeout: self.timeout,
                         trace: self.trace,
                         extras: self.extras.clone(),
@@ -231,15 +231,13 @@ impl<M: Mode, P: Encode + ?Sized> MessageBuilder<'_, M, P> {
         let timeout = self.timeout.unwrap_or_else(|| self.node.request_timeout());
         // A one-way message is told its deadline only if the user set one: nobody waits for it.
         let tell = M::MODE.is_answered() || self.timeout.is_some() || depth > 0;
-        let deadline = self.scope.deadline(timeout);
-        let time_left_ms = tell.then(|| match &self.scope {
+        let deadline = tell.then(|| self.scope.deadline(timeout));
+        let time_left_ms = deadline.map(|deadline| match &self.scope {
             Scope::Root => millis(timeout),
             Scope::Nested(_) => millis(deadline.saturating_duration_since(std::time::Instant::now())),
         });
-        with_encoded(self.payload, self.codec, |source| {
-            let codec = match source {
-                PayloadSource::Shared(_) | PayloadSource::Borrowed(_) => sent_codec(self.payload, self.codec),
-            };
+        let codec = sent_codec(self.payload, self.codec);
+        with_encoded(self.payload, codec, |source| {
             let message = Outgoing {
                 handler: self.handler,
                 mode: M::MODE,
@@ -253,7 +251,7 @@ impl<M: Mode, P: Encode + ?Sized> MessageBuilder<'_, M, P> {
             };
             peer.port.try_send(&message).map_err(|error| {
                 let message = matches!(error, PortError::Full | PortError::NotConnected)
-                    .then(|| Waiting::new(&message));
+                    .then(|| Waiting::new(&message, timeout));
                 Refused { error, message }
             })
         })
@@ -313,10 +311,6 @@ impl<M: Mode, P: Encode + ?Sized> MessageBuilder<'_, M, P> {
     fn not_sent(&self, peer: &Peer, error: PortError) -> CallError {
         let call = self.info(peer);
         let (reason, transient) = match error {
-            PortError::Draining => {
-                let message = "the peer is shutting down".to_owned();
-                return CallError::Refused { call, reason: Refusal::Draining, message };
-            }
             PortError::Overloaded => {
                 let message = "no credit came within 100 ms, and a nested call waits no longer".to_owned();
                 return CallError::Refused { call, reason: Refusal::Overloaded, message };

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::builder::{MessageBuilder, NoPayload};
-use super::codec::{Decode, Encode};
+use super::codec::{Decode, Encode, sent_codec, with_encoded};
 use super::context::Request;
 use super::link_event::LinkEvents;
 use super::port::{NodePort, Port, Probe};
 use super::status::{FireAndForget, MessageStatus};
 use crate::call_error::CallError;
 use crate::endpoint::{Endpoint, EndpointError};
-use crate::error::ConnectError;
+use crate::error::{ConnectError, check_name};
 use crate::id::InstanceId;
+use crate::proto::outgoing::Outgoing;
+use crate::wire::codes::DeliveryMode;
 
 /// What calls inherit: nothing, or deadline, depth and cancellation of the call that they are made in.
 #[derive(Clone, Debug)]
@@ -277,8 +279,37 @@ impl Peer {
     /// # Cancel safety
     ///
     /// Dropped before it resolves, nothing was sent.
+    #[inline]
     pub async fn notify(&self, handler: &str, payload: &(impl Encode + ?Sized)) -> Result<(), CallError> {
+        if self.notify_now(handler, payload) {
+            return Ok(());
+        }
         self.message(handler).payload(payload).send(self).await.map(|_: MessageStatus<FireAndForget>| ())
+    }
+
+    /// The short way of a one-way message that needs no waiting and has nothing wrong with it. `false`: it was not
+    /// sent, and the long way finds out why.
+    #[inline]
+    fn notify_now(&self, handler: &str, payload: &(impl Encode + ?Sized)) -> bool {
+        if !matches!(self.scope, Scope::Root) || check_name(handler).is_err() {
+            return false;
+        }
+        let codec = sent_codec(payload, None);
+        let sent = with_encoded(payload, codec, |source| {
+            let message = Outgoing {
+                handler,
+                mode: DeliveryMode::FireAndForget,
+                codec,
+                depth: 0,
+                deadline: None,
+                time_left_ms: None,
+                trace: None,
+                extras: None,
+                payload: source,
+            };
+            self.port.try_send(&message).is_ok()
+        });
+        sent.unwrap_or(false)
     }
 
     /// Calls a handler and waits until it has finished well.

@@ -228,12 +228,13 @@ pub(crate) fn contract_name(full: &'static str) -> Option<&'static str> {
     is_named.then(|| bare_name(full))
 }
 
-/// The codec that a payload really has when a value is sent by `codec`.
-pub(crate) fn sent_codec<T: Encode + ?Sized>(value: &T, codec: Codec) -> Codec {
-    match (value.as_raw(), codec) {
-        (Some(_), _) => codec,
-        (None, Codec::Raw) => Codec::MessagePack,
-        (None, codec) => codec,
+/// The codec that a payload is labelled with: what was asked for, where the value has that form.
+#[inline]
+pub(crate) fn sent_codec<T: Encode + ?Sized>(value: &T, asked: Option<Codec>) -> Codec {
+    match (value.as_raw(), asked) {
+        (Some(_), asked) => asked.unwrap_or(Codec::Raw),
+        (None, None | Some(Codec::Raw)) => Codec::MessagePack,
+        (None, Some(codec)) => codec,
     }
 }
 

@@ -92,7 +92,7 @@ impl InlineReply<'_> {
             self.shared = Some(bytes.clone());
             return Ok(());
         }
-        self.codec = sent_codec(value, self.codec);
+        self.codec = sent_codec(value, Some(self.codec));
         value.encode(self.codec, self.scratch).map_err(|error| Failure {
             code: NackCode::HandlerError,
             text: format!("the handler's answer was lost: {error}"),
@@ -126,7 +126,7 @@ pub(crate) fn reply_value<R: Encode>(cx: &ActiveMessageContext, value: &R) -> An
     if !cx.mode().wants_response() {
         return Ok(None);
     }
-    let codec = sent_codec(value, cx.codec());
+    let codec = sent_codec(value, Some(cx.codec()));
     let payload = encode_owned(value, codec).map_err(|error| Failure {
         code: NackCode::HandlerError,
         text: format!("the answer of `{}` was lost: {error}", cx.handler()),

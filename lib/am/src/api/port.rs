@@ -52,8 +52,6 @@ pub(crate) enum PortError {
     PendingFull { limit: usize },
     /// The peer takes no payload of this length.
     TooLarge { limit: u64 },
-    /// The peer is shutting down.
-    Draining,
     /// The deadline passed while the message waited for credit or for a link.
     Expired,
     /// A nested call waited too long for credit.
@@ -75,13 +73,14 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    pub(crate) fn new(message: &Outgoing<'_>) -> Self {
+    /// `timeout` is for messages without a deadline.
+    pub(crate) fn new(message: &Outgoing<'_>, timeout: Duration) -> Self {
         Self {
             handler: message.handler.to_owned(),
             mode: message.mode,
             codec: message.codec,
             depth: message.depth,
-            deadline: message.deadline,
+            deadline: message.deadline.unwrap_or_else(|| Instant::now() + timeout),
             tell_deadline: message.time_left_ms.is_some(),
             trace: message.trace,
             extras: message.extras.map(<[u8]>::to_vec),
@@ -96,7 +95,7 @@ impl Waiting {
             mode: self.mode,
             codec: self.codec,
             depth: self.depth,
-            deadline: self.deadline,
+            deadline: Some(self.deadline),
             time_left_ms,
             trace: self.trace,
             extras: self.extras.as_deref(),

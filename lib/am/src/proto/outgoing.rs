@@ -51,8 +51,8 @@ pub struct Outgoing<'a> {
     pub codec: Codec,
     /// 0, and one more for each call made through a handler's context.
     pub depth: u8,
-    /// When the call ends at the latest.
-    pub deadline: Instant,
+    /// When the call ends at the latest; `None` for a one-way message that has not had to wait yet.
+    pub deadline: Option<Instant>,
     /// The time left until then, if the receiver should know it. Always so for calls that wait for something.
     pub time_left_ms: Option<u32>,
     /// Trace context.
@@ -61,4 +61,13 @@ pub struct Outgoing<'a> {
     pub extras: Option<&'a [u8]>,
     /// The payload.
     pub payload: PayloadSource<'a>,
+}
+
+impl Outgoing<'_> {
+    /// Whether its header has no optional fields but the deadline.
+    #[inline]
+    #[must_use]
+    pub const fn is_plain(&self) -> bool {
+        self.trace.is_none() && self.extras.is_none()
+    }
 }

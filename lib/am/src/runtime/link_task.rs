@@ -60,7 +60,7 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
         is_local: is_local(&stream.peer),
         endpoints: endpoints.clone(),
     });
-    let peer = settle_peer(node, instance, is_own, incarnation, endpoints);
+    let peer = settle_peer(node, instance, incarnation, endpoints);
     let mut router = MessageRouter::new(node, &link, &peer, sender, class_of(&hello), &running);
     node.links.lock().push(entry);
 
@@ -117,7 +117,6 @@ pub(crate) fn retire(node: &Arc<Node>, link: Arc<Link>) {
 fn settle_peer(
     node: &Arc<Node>,
     instance: InstanceId,
-    is_own: bool,
     incarnation: Incarnation,
     endpoints: Vec<Endpoint>,
 ) -> Arc<PeerCore> {
@@ -130,7 +129,7 @@ fn settle_peer(
         let mut peers = node.peers.write();
         peers
             .entry(instance)
-            .or_insert_with(|| Arc::new(PeerCore::new(instance, node, is_own, incarnation)))
+            .or_insert_with(|| Arc::new(PeerCore::new(instance, node, incarnation)))
             .clone()
     };
     if peer.incarnation() != incarnation {

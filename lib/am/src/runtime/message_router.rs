@@ -36,13 +36,13 @@ struct Assembly {
 
 /// What is counted during a turn and told once at its end.
 #[derive(Debug, Default)]
-pub(super) struct Turn {
-    pub(super) messages: u64,
-    pub(super) payload_len: u64,
+pub(crate) struct Turn {
+    pub(crate) messages: u64,
+    pub(crate) payload_len: u64,
     /// Finished without an answer.
-    pub(super) finished: Charge,
+    pub(crate) finished: Charge,
     /// Accepted, and an answer is owed.
-    pub(super) answering: i32,
+    pub(crate) answering: i32,
 }
 
 /// The receiving end of a link.

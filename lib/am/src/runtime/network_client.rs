@@ -387,7 +387,7 @@ pub(crate) fn myself(node: &Arc<Node>) -> Option<Arc<PeerCore>> {
 
 /// Makes the link to oneself.
 pub(crate) fn link_myself(node: &Arc<Node>) {
-    let peer = Arc::new(PeerCore::new(node.instance, node, true, node.incarnation));
+    let peer = Arc::new(PeerCore::new(node.instance, node, node.incarnation));
     peer.set_hello(node.incarnation, node.endpoints().to_vec());
     let _ = node.myself.set(peer);
     let (here, there) = crate::transport::inproc::pair();
@@ -416,7 +416,7 @@ pub(crate) struct NodeHandle {
 
 impl NodeHandle {
     pub(crate) fn new(node: &Arc<Node>) -> Self {
-        let gone = PeerCore::new(node.instance, node, true, node.incarnation);
+        let gone = PeerCore::new(node.instance, node, node.incarnation);
         gone.give_up("this node has shut down".to_owned());
         Self {
             node: Arc::downgrade(node),

@@ -23,7 +23,6 @@ const NESTED_WAIT_MAX: Duration = Duration::from_millis(100);
 pub(crate) struct PeerCore {
     instance: InstanceId,
     node: Weak<Node>,
-    pub(crate) is_own: bool,
     /// The link that new messages leave by.
     link: RwLock<Option<Arc<Link>>>,
     state: Mutex<State>,
@@ -46,11 +45,10 @@ struct State {
 }
 
 impl PeerCore {
-    pub(crate) fn new(instance: InstanceId, node: &Arc<Node>, is_own: bool, incarnation: Incarnation) -> Self {
+    pub(crate) fn new(instance: InstanceId, node: &Arc<Node>, incarnation: Incarnation) -> Self {
         Self {
             instance,
             node: Arc::downgrade(node),
-            is_own,
             link: RwLock::default(),
             state: Mutex::new(State { incarnation, endpoints: Vec::new(), others: Vec::new(), gone: None }),
             changed: Notify::new(),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::MutexGuard;
@@ -10,10 +11,10 @@ use parking_lot::MutexGuard;
 use super::state::{LARGE, LargeOut, ORDINARY, Shared, WaitingSender};
 use super::{LinkEnd, Link, PART_LEN, account_of};
 use crate::proto::credit::{Charge, ReceiveCredit, Totals};
-use crate::proto::outgoing::{Outgoing, PayloadSource};
+use crate::proto::outgoing::{Outgoing, PayloadSource, SHARED_LEN_MIN};
 use crate::proto::pending::{SYSTEM_ID_BIT, UNTRACKED_ID_BIT};
 use crate::wire::codes::{ChunkOf, Codec, DeliveryMode, Kind, NackCode};
-use crate::wire::header::Header;
+use crate::wire::header::{Header, PlainMessage};
 use crate::wire::zmtp::frame;
 
 /// One-way messages that their sender writes itself within a tick; beyond that they are batched. A system call
@@ -146,34 +147,43 @@ impl Link {
         next.into_iter().for_each(Waker::wake);
     }
 
+    #[inline]
     fn send_in_turn(&self, message: &Outgoing<'_>, ticket: Option<u64>) -> Result<u64, SendError> {
-        let payload = message.payload.as_slice();
-        let payload_len = payload.len() as u64;
-        if payload_len > self.settings.peer_payload_len_max {
+        let payload_len = message.payload.as_slice().len();
+        if payload_len as u64 > self.settings.peer_payload_len_max {
             return Err(SendError::TooLarge { limit: self.settings.peer_payload_len_max });
         }
-        let is_system = message.handler.starts_with('_')
-            && message.mode.is_answered()
-            && message.mode != DeliveryMode::WithReceipt;
-        let account = if self.settings.own_peer { account_of(payload_len) } else { ORDINARY };
+        let is_call = message.mode.is_answered();
+        let is_system =
+            is_call && message.handler.starts_with('_') && message.mode != DeliveryMode::WithReceipt;
+        let account = if self.settings.own_peer { account_of(payload_len as u64) } else { ORDINARY };
         let mut shared = self.shared.lock();
         self.admit(&shared, account, is_system, ticket)?;
-        let mut header = Header::message(message.mode, 0, message.handler.as_bytes());
-        header.codec = message.codec;
-        header.depth = message.depth;
-        header.deadline_ms = message.time_left_ms;
-        header.trace = message.trace;
-        header.extras = message.extras;
-        let parts = account == LARGE;
-        if parts {
-            header.total_len = Some(payload_len);
+        let id = self.track(&mut shared, message, is_system)?;
+        let before = shared.out.len();
+        let header_len = match message.payload {
+            PayloadSource::Borrowed(payload) if message.is_plain() && account == ORDINARY => {
+                push_plain(&mut shared, message, id, payload)
+            }
+            PayloadSource::Shared(payload) if message.is_plain() && payload_len < SHARED_LEN_MIN => {
+                push_plain(&mut shared, message, id, payload)
+            }
+            _ => push_message(&mut shared, message, id, account == LARGE),
+        };
+        shared.queued += (shared.out.len() - before) as u64;
+        shared.messages_sent += 1;
+        if is_system {
+            shared.system_sent += 1;
+        } else if account == LARGE {
+            let charge = Charge::large(header_len, payload_len as u64);
+            shared.send_credit[ORDINARY].start(charge.accounts[ORDINARY].bytes);
+            shared.send_credit[LARGE].start(charge.accounts[LARGE].bytes);
+        } else {
+            let charge = Charge::ordinary(header_len, payload_len);
+            shared.send_credit[ORDINARY].start(charge.accounts[ORDINARY].bytes);
         }
-        header.id = self.track(&mut shared, message, is_system)?;
-        self.encode_message(&mut shared, &header, message, parts);
-        self.charge_message(&mut shared, &header, payload.len(), account, is_system);
-        let id = header.id;
-        let direct = message.mode.is_answered() && shared.pending.len() <= DIRECT_CALLS;
-        self.flush_message(shared, direct, message.mode.is_answered());
+        let direct = is_call && shared.pending.len() <= DIRECT_CALLS;
+        self.flush_message(shared, direct, is_call);
         Ok(id)
     }
 
@@ -217,58 +227,13 @@ impl Link {
             return Ok(UNTRACKED_ID_BIT | shared.one_way_queued);
         }
         let offset = shared.queued;
+        // A call always has a deadline; see `MessageBuilder`.
+        let deadline = message.deadline.unwrap_or_else(Instant::now);
         let id = shared
             .pending
-            .insert(message.mode, message.deadline, offset)
+            .insert(message.mode, deadline, offset)
             .map_err(|full| SendError::PendingFull { limit: full.limit })?;
         Ok(if is_system { id | SYSTEM_ID_BIT } else { id })
-    }
-
-    #[inline]
-    fn encode_message(
-        &self,
-        shared: &mut Shared,
-        header: &Header<'_>,
-        message: &Outgoing<'_>,
-        parts: bool,
-    ) {
-        let before = shared.out.len();
-        let payload_len = message.payload.as_slice().len();
-        let octets = shared.out.octets();
-        frame::encode_header(payload_len > 0, header.encoded_len(), octets);
-        header.encode(octets);
-        if parts {
-            let mut rest = message.payload.to_bytes();
-            let first = rest.split_to(PART_LEN);
-            frame::encode_header(false, first.len(), octets);
-            shared.out.push_shared(first);
-            shared.large.push_back(LargeOut { of: ChunkOf::Message, id: header.id, rest, finishes: Charge::default() });
-        } else if payload_len > 0 {
-            frame::encode_header(false, payload_len, octets);
-            shared.out.push_payload(message.payload);
-        }
-        shared.queued += (shared.out.len() - before) as u64;
-    }
-
-    #[inline]
-    fn charge_message(
-        &self,
-        shared: &mut Shared,
-        header: &Header<'_>,
-        payload_len: usize,
-        account: usize,
-        is_system: bool,
-    ) {
-        shared.messages_sent += 1;
-        let charge = match account {
-            _ if is_system => return shared.system_sent += 1,
-            LARGE => Charge::large(header.encoded_len(), payload_len as u64),
-            _ => Charge::ordinary(header.encoded_len(), payload_len),
-        };
-        shared.send_credit[ORDINARY].start(charge.accounts[ORDINARY].bytes);
-        if account == LARGE {
-            shared.send_credit[LARGE].start(charge.accounts[LARGE].bytes);
-        }
     }
 
     /// Sees that what was just queued is written: by its sender, by whoever is writing, or by the flusher.
@@ -496,4 +461,51 @@ impl Link {
     pub fn why_ended(self: &Arc<Self>) -> LinkEnd {
         self.end_reason().cloned().unwrap_or(LinkEnd::Closed)
     }
+}
+
+/// Queues a message without optional fields whose payload is copied; gives the length of its header.
+#[inline]
+fn push_plain(shared: &mut Shared, message: &Outgoing<'_>, id: u64, payload: &[u8]) -> usize {
+    let plain = PlainMessage {
+        mode: message.mode,
+        codec: message.codec,
+        depth: message.depth,
+        id,
+        handler: message.handler.as_bytes(),
+        deadline_ms: message.time_left_ms,
+    };
+    if plain.encode_frames(payload, shared.out.octets()) {
+        return plain.header_len();
+    }
+    push_message(shared, message, id, false)
+}
+
+/// Queues any message; the payload in parts if asked for. Gives the length of its header.
+#[inline(never)]
+fn push_message(shared: &mut Shared, message: &Outgoing<'_>, id: u64, in_parts: bool) -> usize {
+    let payload_len = message.payload.as_slice().len();
+    let header = Header {
+        codec: message.codec,
+        depth: message.depth,
+        deadline_ms: message.time_left_ms,
+        trace: message.trace,
+        extras: message.extras,
+        total_len: in_parts.then_some(payload_len as u64),
+        ..Header::message(message.mode, id, message.handler.as_bytes())
+    };
+    let octets = shared.out.octets();
+    frame::encode_header(payload_len > 0, header.encoded_len(), octets);
+    header.encode(octets);
+    if in_parts {
+        let mut rest = message.payload.to_bytes();
+        let first = rest.split_to(PART_LEN);
+        frame::encode_header(false, first.len(), octets);
+        shared.out.push_shared(first);
+        let finishes = Charge::default();
+        shared.large.push_back(LargeOut { of: ChunkOf::Message, id, rest, finishes });
+    } else if payload_len > 0 {
+        frame::encode_header(false, payload_len, octets);
+        shared.out.push_payload(message.payload);
+    }
+    header.encoded_len()
 }

@@ -272,3 +272,46 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_plain_message_has_the_same_octets_by_the_short_way() {
+    use super::super::zmtp::frame;
+    for (name, payload, deadline_ms) in
+        [("sum", &b"payload"[..], None), ("sum", b"", Some(7)), ("s", &[1; 70_000], Some(u32::MAX))]
+    {
+        let plain = PlainMessage {
+            mode: DeliveryMode::WithResponse,
+            codec: Codec::Json,
+            depth: 3,
+            id: 0x0102_0304_0506_0708,
+            handler: name.as_bytes(),
+            deadline_ms,
+        };
+        let header = Header {
+            codec: plain.codec,
+            depth: plain.depth,
+            deadline_ms,
+            ..Header::message(plain.mode, plain.id, plain.handler)
+        };
+        let mut expected = Vec::new();
+        frame::encode_header(!payload.is_empty(), header.encoded_len(), &mut expected);
+        header.encode(&mut expected);
+        if !payload.is_empty() {
+            frame::encode_header(false, payload.len(), &mut expected);
+            expected.extend_from_slice(payload);
+        }
+        let mut octets = Vec::new();
+        assert!(plain.encode_frames(payload, &mut octets));
+        assert_eq!((octets, plain.header_len()), (expected, header.encoded_len()));
+    }
+    let long = [b'x'; 250];
+    let plain = PlainMessage {
+        mode: DeliveryMode::FireAndForget,
+        codec: Codec::Raw,
+        depth: 0,
+        id: 1,
+        handler: &long,
+        deadline_ms: None,
+    };
+    assert!(!plain.encode_frames(b"", &mut Vec::new()), "its header needs a long frame");
+}
