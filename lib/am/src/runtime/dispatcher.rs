@@ -18,7 +18,7 @@ use super::registry::Entry;
 use super::running::Running;
 use crate::api::context::{InlineContext, Request, Sender};
 use crate::api::control::{EXTRA_KIND, EXTRA_REQUEST, EXTRA_RESPONSE, ResponseType};
-use crate::api::handler_call::{Failure, HandlerCall, InlineReply};
+use crate::api::handler_call::{Failure, HandlerCall, InlineFn, InlineReply};
 use crate::api::port::NodePort;
 use crate::proto::credit::Charge;
 use crate::proto::payload::Payload;
@@ -91,21 +91,28 @@ impl Dispatcher {
             Some(mode) => mode,
             None => return,
         };
-        let Some(entry) = self.find(header.handler) else {
+        if !self.remembers(header.handler) && !self.look_up(header.handler) {
             let name = String::from_utf8_lossy(header.handler);
             let text = format!("no handler `{name}` is registered here");
             return self.refuse(header, mode, envelope, NackCode::NoHandler, &text, charge, turn);
-        };
+        }
+        let must_stall = self.must_stall(mode);
+        let Some((_, entry)) = &self.last else { return };
         if mode.is_answered()
-            && let Err((code, text)) = self.check(header, mode, &entry)
+            && let Err((code, text)) = self.check(header, mode, entry)
         {
             return self.refuse(header, mode, envelope, code, &text, charge, turn);
         }
         match &entry.call {
-            HandlerCall::Inline(_) if !self.must_stall(mode) => {
-                self.run_inline(header, mode, envelope, &payload, charge, &entry, turn);
+            HandlerCall::Inline(call) if !must_stall => {
+                let here = Here { link: &self.link, sender: &self.sender, node: &self.node_port };
+                let message = InlineMessage { header, mode, envelope, payload: payload.as_slice(), charge };
+                self.answered_len += run_inline(here, entry, &**call, &message, &mut self.scratch, turn);
             }
-            _ => self.queue(header, mode, envelope, payload, charge, entry, turn),
+            _ => {
+                let entry = entry.clone();
+                self.queue(header, mode, envelope, payload, charge, entry, turn);
+            }
         }
     }
 
@@ -117,18 +124,19 @@ impl Dispatcher {
         self.answered_len = ROOM_CHECK_LEN;
     }
 
+    /// Whether the handler looked up last is the one of that name, and still stands.
     #[inline]
-    fn find(&mut self, name: &[u8]) -> Option<Arc<Entry>> {
+    fn remembers(&self, name: &[u8]) -> bool {
         let generation = self.node.registry.generation();
-        if let Some((known, entry)) = &self.last
-            && *known == generation
-            && entry.name.as_bytes() == name
-        {
-            return Some(entry.clone());
-        }
-        let entry = self.node.registry.find(name)?;
-        self.last = Some((generation, entry.clone()));
-        Some(entry)
+        self.last.as_ref().is_some_and(|(known, entry)| *known == generation && entry.name.as_bytes() == name)
+    }
+
+    fn look_up(&mut self, name: &[u8]) -> bool {
+        let generation = self.node.registry.generation();
+        let found = self.node.registry.find(name);
+        let is_found = found.is_some();
+        self.last = found.map(|entry| (generation, entry)).or_else(|| self.last.take());
+        is_found
     }
 
     /// What keeps a message that wants an answer from its handler.
@@ -164,52 +172,6 @@ impl Dispatcher {
         }
         self.answered_len = 0;
         !self.link.has_room()
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    #[inline]
-    fn run_inline(
-        &mut self,
-        header: &Header<'_>,
-        mode: DeliveryMode,
-        envelope: &[u8],
-        payload: &Received<'_>,
-        charge: Charge,
-        entry: &Entry,
-        turn: &mut Turn,
-    ) {
-        let HandlerCall::Inline(call) = &entry.call else { return };
-        self.scratch.clear();
-        let deadline = header.deadline_ms.map(|left| Instant::now() + Duration::from_millis(left.into()));
-        let context = InlineContext { header, sender: &self.sender, node: &self.node_port, deadline };
-        let mut reply = InlineReply {
-            is_wanted: mode.wants_response(),
-            codec: header.codec,
-            scratch: &mut self.scratch,
-            shared: None,
-        };
-        if mode.wants_receipt() {
-            push_receipt(&self.link, header, envelope, entry);
-        }
-        let result = catch_unwind(AssertUnwindSafe(|| call(&context, payload.as_slice(), &mut reply)))
-            .unwrap_or_else(|panic| Err(panicked(&*panic)));
-        entry.counters.handled.increment(1);
-        if let Err(failure) = &result {
-            entry.counters.failed.increment(1);
-            if !mode.is_answered() {
-                tracing::debug!(handler = %entry.name, id = %context.id(), "a one-way message failed: {}", failure.text);
-            }
-        }
-        let body = match &result {
-            _ if matches!(mode, DeliveryMode::FireAndForget | DeliveryMode::WithReceipt) => {
-                return turn.finished.add(charge);
-            }
-            Err(failure) => AnswerBody::Nack { code: failure.code, text: &failure.text },
-            Ok(()) if mode == DeliveryMode::Confirmed => AnswerBody::Ack,
-            Ok(()) => AnswerBody::Response { payload: reply.source(), codec: reply.codec },
-        };
-        self.answered_len += reply.source().as_slice().len();
-        self.link.push_answer(&Answer { id: header.id, envelope, body, is_counted: false, finishes: charge });
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -334,6 +296,63 @@ impl Dispatcher {
             turn.finished.add(charge);
         }
     }
+}
+
+/// What an inline handler's context and answer need of its link.
+struct Here<'a> {
+    link: &'a Link,
+    sender: &'a Arc<Sender>,
+    node: &'a Arc<dyn NodePort>,
+}
+
+/// A message for an inline handler.
+struct InlineMessage<'a> {
+    header: &'a Header<'a>,
+    mode: DeliveryMode,
+    envelope: &'a [u8],
+    payload: &'a [u8],
+    charge: Charge,
+}
+
+/// Runs an inline handler and queues its answer; gives the answer's length.
+#[inline]
+fn run_inline(
+    here: Here<'_>,
+    entry: &Entry,
+    call: &InlineFn,
+    message: &InlineMessage<'_>,
+    scratch: &mut Vec<u8>,
+    turn: &mut Turn,
+) -> usize {
+    let &InlineMessage { header, mode, envelope, payload, charge } = message;
+    scratch.clear();
+    let deadline = header.deadline_ms.map(|left| Instant::now() + Duration::from_millis(left.into()));
+    let context = InlineContext { header, sender: here.sender, node: here.node, deadline };
+    let mut reply =
+        InlineReply { is_wanted: mode.wants_response(), codec: header.codec, scratch, shared: None };
+    if mode.wants_receipt() {
+        push_receipt(here.link, header, envelope, entry);
+    }
+    let result = catch_unwind(AssertUnwindSafe(|| call(&context, payload, &mut reply)))
+        .unwrap_or_else(|panic| Err(panicked(&*panic)));
+    entry.counters.handled.increment(1);
+    if let Err(failure) = &result {
+        entry.counters.failed.increment(1);
+        if !mode.is_answered() {
+            tracing::debug!(handler = %entry.name, id = %context.id(), "a one-way message failed: {}", failure.text);
+        }
+    }
+    let body = match &result {
+        _ if matches!(mode, DeliveryMode::FireAndForget | DeliveryMode::WithReceipt) => {
+            turn.finished.add(charge);
+            return 0;
+        }
+        Err(failure) => AnswerBody::Nack { code: failure.code, text: &failure.text },
+        Ok(()) if mode == DeliveryMode::Confirmed => AnswerBody::Ack,
+        Ok(()) => AnswerBody::Response { payload: reply.source(), codec: reply.codec },
+    };
+    here.link.push_answer(&Answer { id: header.id, envelope, body, is_counted: false, finishes: charge });
+    reply.source().as_slice().len()
 }
 
 /// What a caller expects of the handler, where it says so; what is absent on either side is not checked, and raw

@@ -20,7 +20,7 @@ use crate::transport::link::{Answer, AnswerBody, Inbound, Link, LinkEnd, PART_LE
 use crate::wire::answer::{Answer as Verdict, PeerClass};
 use crate::wire::codes::{ChunkOf, Kind, NackCode};
 use crate::wire::credit_frame::CreditTotals;
-use crate::wire::header::Header;
+use crate::wire::header::{Header, HeaderError, refused};
 
 /// Payloads of one link that come in parts at the same time, in each direction.
 const ASSEMBLIES_MAX: usize = 64;
@@ -111,6 +111,28 @@ impl MessageRouter {
     fn peer_id(&self) -> crate::id::InstanceId {
         use crate::api::port::Port;
         self.peer.instance()
+    }
+
+    /// A header that cannot be taken.
+    #[cold]
+    fn refuse_header(
+        &mut self,
+        error: &HeaderError,
+        header_len: usize,
+        envelope: &[u8],
+        payload: &Received<'_>,
+    ) -> Result<(), LinkEnd> {
+        if self.class == PeerClass::Own && error.message_kind == Some(Kind::Message) {
+            // It was charged by its sender, who must have the credit back.
+            let charge = Charge::ordinary(header_len, payload.as_slice().len());
+            let link = &self.link;
+            self.meters[0]
+                .receive(charge.accounts[0].bytes, || link.granted(0))
+                .map_err(|error| LinkEnd::Protocol(error.to_string()))?;
+            self.turn.finished.add(charge);
+        }
+        self.answer(error.answer(self.class), envelope, &error.to_string(), Charge::default());
+        Ok(())
     }
 
     /// Charges a request for its sender's credit.
@@ -293,23 +315,10 @@ impl MessageRouter {
 impl Inbound for MessageRouter {
     #[inline]
     fn message(&mut self, octets: &[u8], envelope: &[u8], payload: Received<'_>) -> Result<(), LinkEnd> {
-        let header = match Header::decode(octets) {
-            Ok(header) => header,
-            Err(error) => {
-                let verdict = error.answer(self.class);
-                if self.class == PeerClass::Own && error.message_kind == Some(Kind::Message) {
-                    // It was charged by its sender, who must have the credit back.
-                    let charge = Charge::ordinary(octets.len(), payload.as_slice().len());
-                    let link = &self.link;
-                    self.meters[0]
-                        .receive(charge.accounts[0].bytes, || link.granted(0))
-                        .map_err(|error| LinkEnd::Protocol(error.to_string()))?;
-                    self.turn.finished.add(charge);
-                }
-                self.answer(verdict, envelope, &error.to_string(), Charge::default());
-                return Ok(());
-            }
-        };
+        let mut header = Header::blank();
+        if let Err(kind) = header.read(octets) {
+            return self.refuse_header(&refused(octets, kind), octets.len(), envelope, &payload);
+        }
         if self.class != PeerClass::Own
             && let Some(verdict) = header.refusal(self.class)
         {

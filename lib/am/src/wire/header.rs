@@ -343,11 +343,21 @@ impl<'a> Header<'a> {
     /// [`HeaderError`], with what could still be read; [`HeaderError::answer`] says what to do with it.
     #[inline]
     pub fn decode(bytes: &'a [u8]) -> Result<Self, HeaderError> {
-        Self::read(bytes).map_err(|kind| refused(bytes, kind))
+        let mut header = Self::blank();
+        header.read(bytes).map_err(|kind| refused(bytes, kind))?;
+        Ok(header)
     }
 
+    /// A header to [`read`](Self::read) into.
     #[inline]
-    fn read(bytes: &'a [u8]) -> Result<Self, HeaderErrorKind> {
+    pub(crate) const fn blank() -> Self {
+        Self::plain(Kind::Bye, 0, 0)
+    }
+
+    /// As [`decode`](Self::decode), into a [`blank`](Self::blank) header where it lies: moving one costs more than
+    /// reading it. After an error the header is of no use; [`refused`] says what of it was readable.
+    #[inline]
+    pub(crate) fn read(&mut self, bytes: &'a [u8]) -> Result<(), HeaderErrorKind> {
         let Some((fixed, rest)) = bytes.split_first_chunk::<FIXED_LEN>() else {
             return Err(HeaderErrorKind::TooShort { len: bytes.len() });
         };
@@ -378,12 +388,16 @@ impl<'a> Header<'a> {
         if name_len == 0 && matches!(kind, Kind::Message) {
             return Err(HeaderErrorKind::NameMissing);
         }
-        let id = u64::from_be_bytes(id);
-        let mut header = Self { codec, depth, handler, ..Self::plain(kind, aux, id) };
+        self.kind = kind;
+        self.aux = aux;
+        self.codec = codec;
+        self.depth = depth;
+        self.id = u64::from_be_bytes(id);
+        self.handler = handler;
         if flags & (flags::DEADLINE | COMPOUND) != 0 {
-            header.read_optional(flags, rest)?;
+            self.read_optional(flags, rest)?;
         }
-        Ok(header)
+        Ok(())
     }
 
     fn read_optional(&mut self, flags: u8, mut rest: &'a [u8]) -> Result<(), HeaderErrorKind> {
@@ -473,7 +487,7 @@ const fn unknown_version(version: u8) -> HeaderErrorKind {
 /// Reads again, off the hot path, what a refused header still says about itself.
 #[cold]
 #[inline(never)]
-fn refused(bytes: &[u8], kind: HeaderErrorKind) -> HeaderError {
+pub(crate) fn refused(bytes: &[u8], kind: HeaderErrorKind) -> HeaderError {
     let mut error = HeaderError { kind, id: None, message_kind: None, mode: None };
     let Some([version, octet1, octet2, _, _, _, _, _, id @ ..]) = bytes.first_chunk::<FIXED_LEN>() else {
         return error;

@@ -116,6 +116,8 @@ struct Reader<'a, I> {
     inbound: &'a mut I,
     decoder: Decoder,
     chunk: Vec<u8>,
+    /// What of the chunk a turn that was cut short has handed over already.
+    at: usize,
     large: Option<LargeIn>,
     commands: CommandMeter,
     turn_began: Instant,
@@ -147,6 +149,7 @@ pub async fn read_loop<I: Inbound>(
         inbound,
         decoder: Decoder::new(limits),
         chunk,
+        at: 0,
         large: None,
         commands: CommandMeter::default(),
         turn_began: Instant::now(),
@@ -262,7 +265,7 @@ impl<I: Inbound> Reader<'_, I> {
     /// Hands over what is whole; `Ok(false)` when the turn was long enough and more is there.
     fn take_messages(&mut self) -> Result<bool, LinkEnd> {
         let mut frozen: Option<Bytes> = None;
-        let mut at = 0;
+        let mut at = std::mem::take(&mut self.at);
         let mut count = 0;
         let done = loop {
             let data: &[u8] = frozen.as_ref().map_or(&self.chunk, |bytes| bytes);
@@ -329,7 +332,11 @@ impl<I: Inbound> Reader<'_, I> {
                 break false;
             }
         };
-        self.keep_rest(frozen, at);
+        if !done && frozen.is_none() {
+            self.at = at;
+        } else {
+            self.keep_rest(frozen, at);
+        }
         Ok(done)
     }
 
