@@ -1,1 +1,34 @@
-//! Workloads and raw-socket baselines.
+//! Workloads, raw-socket baselines and the harness that measures them: the library behind `am bench`.
+//!
+//! A figure alone says little, since machines differ and drift. So every workload is measured for
+//! dynamo-am and for the same bytes over plain sockets, in the same run and in turns, with server and
+//! client in two processes each, and the report puts both side by side.
+//!
+//! [`run`] conducts: it starts `EXE bench-role SPEC` twice for each measurement, and that command
+//! hands SPEC to [`run_role`]. The two roles speak lines on their standard streams, described in
+//! [`role`]. A program that wants the benchmark therefore needs two subcommands, its visible one that
+//! calls [`run`] and the hidden [`ROLE_COMMAND`].
+//!
+//! What is measured, in order: connect, warm up, read both processes' CPU clocks, measure, read them
+//! again. Nothing that happens before the warm-up ends is in any figure but peak memory.
+
+mod error;
+mod harness;
+mod options;
+mod ours;
+mod process;
+mod raw;
+mod report;
+pub mod role;
+mod sample;
+mod spec;
+mod usage;
+
+pub use error::{BenchError, RoleError};
+pub use harness::run;
+pub use options::BenchOptions;
+pub use report::{Host, Report, Row};
+pub use role::{ROLE_COMMAND, run_role};
+pub use sample::Outcome;
+pub use spec::{Amount, Case, Place, Role, RoleSpec, System, Transport, Workload};
+pub use usage::Usage;

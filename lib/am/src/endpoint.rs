@@ -134,13 +134,9 @@ fn parse(text: &str) -> Result<Endpoint, &'static str> {
     match scheme {
         "tcp" => parse_tcp(rest),
         "ipc" if rest == "*" => Ok(Endpoint::IpcPrivate),
-        "ipc" if rest.starts_with('@') => {
-            Err("abstract sockets have no permissions and are not supported")
-        }
+        "ipc" if rest.starts_with('@') => Err("abstract sockets have no permissions and are not supported"),
         "ipc" if !rest.starts_with('/') => Err("the path of a unix socket must be absolute"),
-        "ipc" if rest.len() > IPC_PATH_LEN_MAX => {
-            Err("the path of a unix socket is at most 107 octets")
-        }
+        "ipc" if rest.len() > IPC_PATH_LEN_MAX => Err("the path of a unix socket is at most 107 octets"),
         "ipc" => Ok(Endpoint::Ipc { path: PathBuf::from(rest) }),
         "inproc" if rest.is_empty() => Err("the name is empty"),
         "inproc" => Ok(Endpoint::Inproc { name: rest.to_owned() }),
@@ -175,7 +171,9 @@ mod tests {
 
     #[test]
     fn text_survives_a_round_trip() {
-        for text in ["tcp://127.0.0.1:1", "tcp://[::1]:65535", "tcp://*:0", "ipc:///run/a b", "ipc://*", "inproc://x"] {
+        for text in
+            ["tcp://127.0.0.1:1", "tcp://[::1]:65535", "tcp://*:0", "ipc:///run/a b", "ipc://*", "inproc://x"]
+        {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
         }
     }

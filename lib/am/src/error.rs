@@ -10,14 +10,18 @@ use crate::id::{InstanceId, InstanceIdError};
 #[non_exhaustive]
 pub enum BindError {
     /// Somebody listens there already.
-    #[error("cannot listen on {endpoint}: the address is in use; choose another or stop the process that has it")]
+    #[error(
+        "cannot listen on {endpoint}: the address is in use; choose another or stop the process that has it"
+    )]
     InUse {
         /// The endpoint asked for.
         endpoint: Endpoint,
     },
     /// The address can be reached from outside this machine, and nothing authenticates peers.
-    #[error("refusing to use {endpoint}: it can be reached from outside this machine and nothing authenticates \
-             peers; use a loopback address or ipc, or say `allow_insecure()` (`--insecure`)")]
+    #[error(
+        "refusing to use {endpoint}: it can be reached from outside this machine and nothing authenticates \
+             peers; use a loopback address or ipc, or say `allow_insecure()` (`--insecure`)"
+    )]
     Insecure {
         /// The endpoint asked for.
         endpoint: Endpoint,
@@ -70,8 +74,10 @@ pub enum ConnectError {
         found: InstanceId,
     },
     /// The address can be reached from outside this machine, and nothing authenticates peers.
-    #[error("refusing to dial {endpoint}: it is not on this machine and nothing authenticates peers; use a \
-             loopback address or ipc, or say `allow_insecure()` (`--insecure`)")]
+    #[error(
+        "refusing to dial {endpoint}: it is not on this machine and nothing authenticates peers; use a \
+             loopback address or ipc, or say `allow_insecure()` (`--insecure`)"
+    )]
     Insecure {
         /// What was to be dialled.
         endpoint: Endpoint,

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::client::{Peer, Scope};
 use super::codec::{Decode, Encode, Raw, contract_name, sent_codec, with_encoded};
-use super::control::{EXTRA_KIND, EXTRA_REQUEST, EXTRA_RESPONSE, MessageId, RESERVED_EXTRA_PREFIX, ResponseType};
+use super::control::{
+    EXTRA_KIND, EXTRA_REQUEST, EXTRA_RESPONSE, MessageId, RESERVED_EXTRA_PREFIX, ResponseType,
+};
 use super::port::{NodePort, PortError, Ticket, Waiting, millis};
 use super::status::{
     Confirmed, FireAndForget, MessageStatus, Mode, WithReceipt, WithReceiptAndResponse, WithResponse,
@@ -217,9 +219,8 @@ impl<M: Mode, P: Encode + ?Sized> MessageBuilder<'_, M, P> {
 
     /// Encodes the message and offers it to the peer's link.
     fn offer(&self, peer: &Peer) -> Result<Result<Ticket, Refused>, CallError> {
-        check_name(self.handler).map_err(|reason| {
-            self.invalid(peer, format!("the handler's name is not allowed: {reason}"))
-        })?;
+        check_name(self.handler)
+            .map_err(|reason| self.invalid(peer, format!("the handler's name is not allowed: {reason}")))?;
         let depth = self.scope.depth();
         if depth > DEPTH_MAX {
             return Err(self.invalid(peer, format!("calls are nested more than {DEPTH_MAX} deep")));

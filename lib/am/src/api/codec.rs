@@ -224,7 +224,9 @@ pub(crate) fn bare_name(full: &'static str) -> &'static str {
 /// strings and containers of the standard library fit each other in many ways that the codec knows best.
 pub(crate) fn contract_name(full: &'static str) -> Option<&'static str> {
     let is_named = full.contains("::")
-        && !["alloc::", "core::", "std::", "dynamo_am::", "(", "[", "&"].iter().any(|prefix| full.starts_with(prefix));
+        && !["alloc::", "core::", "std::", "dynamo_am::", "(", "[", "&"]
+            .iter()
+            .any(|prefix| full.starts_with(prefix));
     is_named.then(|| bare_name(full))
 }
 
@@ -328,7 +330,8 @@ mod tests {
         let bytes = Bytes::from(vec![0xC0; 1]);
         let raw = Raw(bytes.clone());
         assert_eq!(round_trip(&raw, Codec::MessagePack), raw);
-        with_encoded(&raw, Codec::Raw, |source| assert_eq!(source.as_slice().as_ptr(), bytes.as_ptr())).unwrap();
+        with_encoded(&raw, Codec::Raw, |source| assert_eq!(source.as_slice().as_ptr(), bytes.as_ptr()))
+            .unwrap();
         assert_eq!(Sum::decode(Codec::Raw, b"x"), Err(CodecError::RawForTyped));
     }
 

@@ -41,7 +41,10 @@ pub struct Handler {
 
 impl fmt::Debug for Handler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handler").field("name", &self.name).field("contract", &self.contract).finish_non_exhaustive()
+        f.debug_struct("Handler")
+            .field("name", &self.name)
+            .field("contract", &self.contract)
+            .finish_non_exhaustive()
     }
 }
 
@@ -413,7 +416,9 @@ impl<R: Encode + Send + 'static> BatchOutcome for Vec<Result<R, HandlerError>> {
             .map(|cx| match results.next() {
                 Some(Ok(value)) => BatchAnswer(reply_value(cx, &value)),
                 Some(Err(error)) => BatchAnswer(Err(error.into())),
-                None => BatchAnswer(Err(HandlerError::msg("the batch gave no result for this message").into())),
+                None => {
+                    BatchAnswer(Err(HandlerError::msg("the batch gave no result for this message").into()))
+                }
             })
             .collect()
     }
@@ -433,7 +438,10 @@ where
     let mut batch = Vec::with_capacity(items.len());
     for (cx, payload) in items {
         if cx.is_cancelled() {
-            answers.push((cx, Err(Failure { code: NackCode::Cancelled, text: "cancelled before it ran".into() })));
+            answers.push((
+                cx,
+                Err(Failure { code: NackCode::Cancelled, text: "cancelled before it ran".into() }),
+            ));
             continue;
         }
         match argument::<T>(cx.handler(), cx.codec(), payload) {

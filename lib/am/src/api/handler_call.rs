@@ -149,7 +149,10 @@ where
 pub(crate) fn inline_raw<R, F>(f: F) -> Arc<InlineFn>
 where
     R: Encode,
-    F: Fn(&InlineContext<'_>, super::codec::PayloadRef<'_>) -> Result<R, HandlerError> + Send + Sync + 'static,
+    F: Fn(&InlineContext<'_>, super::codec::PayloadRef<'_>) -> Result<R, HandlerError>
+        + Send
+        + Sync
+        + 'static,
 {
     Arc::new(move |cx, octets, reply| reply.put(&f(cx, super::codec::PayloadRef(octets))?))
 }

@@ -297,7 +297,10 @@ mod tests {
     fn totals_that_cannot_be_true_end_the_link() {
         let mut sender = SendCredit::new(totals(8, 1000));
         sender.start(10);
-        assert_eq!(sender.handle_grant(totals(2, 10), totals(9, 1010)), Err(CreditViolation::FinishedBeyondSent));
+        assert_eq!(
+            sender.handle_grant(totals(2, 10), totals(9, 1010)),
+            Err(CreditViolation::FinishedBeyondSent)
+        );
         assert_eq!(sender.handle_grant(totals(1, 10), totals(7, 1010)), Err(CreditViolation::Shrinking));
         assert_eq!(sender.handle_grant(totals(1, 10), totals(9, 1010)), Ok(false));
         assert_eq!(sender.handle_grant(totals(0, 10), totals(9, 1010)), Err(CreditViolation::Shrinking));

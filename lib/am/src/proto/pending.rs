@@ -144,8 +144,7 @@ impl<W> Pending<W> {
             self.earliest = Some(deadline);
         }
         let slot = &mut self.slots[index as usize];
-        slot.call =
-            Some(Call { mode, deadline, offset, waiter: None, receipt: None, outcome: None });
+        slot.call = Some(Call { mode, deadline, offset, waiter: None, receipt: None, outcome: None });
         Ok(u64::from(slot.generation) << 32 | u64::from(index))
     }
 
@@ -387,10 +386,8 @@ mod tests {
 
     #[test]
     fn a_reply_of_the_wrong_kind_is_told_as_such() {
-        for (mode, reply) in [
-            (DeliveryMode::Confirmed, response()),
-            (DeliveryMode::WithResponse, Reply::Ack),
-        ] {
+        for (mode, reply) in [(DeliveryMode::Confirmed, response()), (DeliveryMode::WithResponse, Reply::Ack)]
+        {
             let mut table = Table::new(1);
             let id = table.insert(mode, later(), 0).unwrap();
             table.handle_reply(id, reply);

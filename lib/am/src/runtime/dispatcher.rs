@@ -87,7 +87,9 @@ impl Dispatcher {
     ) {
         // A REQ cannot go on without a reply: its one-way message is acked.
         let mode = match header.mode() {
-            Some(DeliveryMode::FireAndForget) if self.class == PeerClass::ForeignReq => DeliveryMode::Confirmed,
+            Some(DeliveryMode::FireAndForget) if self.class == PeerClass::ForeignReq => {
+                DeliveryMode::Confirmed
+            }
             Some(mode) => mode,
             None => return,
         };
@@ -141,7 +143,12 @@ impl Dispatcher {
 
     /// What keeps a message that wants an answer from its handler.
     #[inline]
-    fn check(&self, header: &Header<'_>, mode: DeliveryMode, entry: &Entry) -> Result<(), (NackCode, String)> {
+    fn check(
+        &self,
+        header: &Header<'_>,
+        mode: DeliveryMode,
+        entry: &Entry,
+    ) -> Result<(), (NackCode, String)> {
         if self.node.is_draining() && !entry.is_system {
             return Err((NackCode::Draining, "this node is shutting down".to_owned()));
         }
@@ -150,7 +157,8 @@ impl Dispatcher {
             return Err((NackCode::Expired, "the deadline had passed when the message was sent".to_owned()));
         }
         if mode.wants_response() && entry.contract.kind == ResponseType::Message {
-            let text = format!("`{}` has no response; send it one-way, confirmed or with a receipt", entry.name);
+            let text =
+                format!("`{}` has no response; send it one-way, confirmed or with a receipt", entry.name);
             return Err((NackCode::ContractMismatch, text));
         }
         if mode.wants_receipt()
@@ -289,7 +297,13 @@ impl Dispatcher {
         if mode.is_answered() && self.class != PeerClass::ForeignPush {
             self.node.counters.refused.increment(1);
             let body = AnswerBody::Nack { code, text };
-            self.link.push_answer(&Answer { id: header.id, envelope, body, is_counted: false, finishes: charge });
+            self.link.push_answer(&Answer {
+                id: header.id,
+                envelope,
+                body,
+                is_counted: false,
+                finishes: charge,
+            });
         } else {
             self.node.counters.one_way_dropped.increment(1);
             tracing::debug!(code = %code, "dropped a one-way message: {text}");
@@ -379,7 +393,8 @@ fn check_contract(extras: &[u8], entry: &Entry) -> Result<(), (NackCode, String)
 
 fn push_receipt(link: &Link, header: &Header<'_>, envelope: &[u8], entry: &Entry) {
     let codec = if header.codec == Codec::Raw { Codec::MessagePack } else { header.codec };
-    let encoded = crate::api::codec::encode_owned(&entry.contract, codec).unwrap_or_else(|_| Payload::empty());
+    let encoded =
+        crate::api::codec::encode_owned(&entry.contract, codec).unwrap_or_else(|_| Payload::empty());
     let body = AnswerBody::Receipt { payload: &encoded, codec };
     let finishes = Charge::default();
     link.push_answer(&Answer { id: header.id, envelope, body, is_counted: false, finishes });

@@ -98,6 +98,10 @@ impl HandlerWaiters {
 
     fn take(&self, mut which: impl FnMut(&str, Instant) -> bool) -> Vec<Tell> {
         let mut state = self.state.lock();
-        state.waiters.extract_if(.., |(name, deadline, _)| which(name, *deadline)).map(|(_, _, tell)| tell).collect()
+        state
+            .waiters
+            .extract_if(.., |(name, deadline, _)| which(name, *deadline))
+            .map(|(_, _, tell)| tell)
+            .collect()
     }
 }

@@ -127,10 +127,7 @@ fn settle_peer(
     }
     let peer = {
         let mut peers = node.peers.write();
-        peers
-            .entry(instance)
-            .or_insert_with(|| Arc::new(PeerCore::new(instance, node, incarnation)))
-            .clone()
+        peers.entry(instance).or_insert_with(|| Arc::new(PeerCore::new(instance, node, incarnation))).clone()
     };
     if peer.incarnation() != incarnation {
         for old in peer.links() {

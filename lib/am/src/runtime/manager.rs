@@ -325,7 +325,9 @@ async fn bind(
 
 async fn listen_on(node: &Node, endpoint: &Endpoint) -> Result<Box<dyn Listener>, BindError> {
     let transport = node.transports.iter().find(|transport| transport.serves(endpoint));
-    let Some(transport) = transport else { return Err(BindError::Unsupported { endpoint: endpoint.clone() }) };
+    let Some(transport) = transport else {
+        return Err(BindError::Unsupported { endpoint: endpoint.clone() });
+    };
     let listener = transport.listen(endpoint).await?;
     if let Some(path) = listener.endpoint().ipc_path() {
         node.ipc_files.lock().push(path.to_owned());

@@ -137,7 +137,12 @@ impl MessageRouter {
 
     /// Charges a request for its sender's credit.
     #[inline]
-    fn charge(&mut self, header: &Header<'_>, header_len: usize, payload_len: usize) -> Result<Charge, LinkEnd> {
+    fn charge(
+        &mut self,
+        header: &Header<'_>,
+        header_len: usize,
+        payload_len: usize,
+    ) -> Result<Charge, LinkEnd> {
         if self.class != PeerClass::Own {
             let charge = Charge::ordinary(header_len, payload_len);
             self.foreign_received.add(charge.accounts[0]);
@@ -295,7 +300,9 @@ impl MessageRouter {
                 let (Some(account), Ok(totals)) = (account, totals) else {
                     return Err(LinkEnd::Protocol("a credit frame without totals".to_owned()));
                 };
-                self.link.handle_credit(account, &totals).map_err(|error| LinkEnd::Protocol(error.to_string()))
+                self.link
+                    .handle_credit(account, &totals)
+                    .map_err(|error| LinkEnd::Protocol(error.to_string()))
             }
             Kind::Bye => {
                 let said_before = self.link.is_retired();
@@ -353,7 +360,9 @@ impl Inbound for MessageRouter {
         let reads_as_header = first.len() == 16 && first.first() == Some(&crate::wire::header::VERSION);
         let code = NackCode::Protocol;
         let verdict = match (self.class, id) {
-            (PeerClass::ForeignReq, id) => Verdict::Nack { id: id.filter(|_| reads_as_header).unwrap_or(0), code },
+            (PeerClass::ForeignReq, id) => {
+                Verdict::Nack { id: id.filter(|_| reads_as_header).unwrap_or(0), code }
+            }
             (PeerClass::Foreign, Some(id)) if reads_as_header => Verdict::Nack { id, code },
             _ => Verdict::Nothing,
         };
@@ -399,7 +408,8 @@ impl Inbound for MessageRouter {
         if self.class == PeerClass::Own {
             return Poll::Ready(());
         }
-        let limit = Totals { messages: self.node.limits.credit_messages, bytes: self.node.limits.credit_bytes };
+        let limit =
+            Totals { messages: self.node.limits.credit_messages, bytes: self.node.limits.credit_bytes };
         self.link.poll_unfinished_below(self.foreign_received, limit, cx)
     }
 }

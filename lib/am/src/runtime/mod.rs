@@ -5,9 +5,9 @@
 //! [`response_manager`] hands answers to their callers. [`network_client`] makes links, [`manager`] is what a
 //! user holds, [`sweep`] is the only clock.
 
-pub(crate) mod dispatcher;
-pub(crate) mod dispatch;
 pub(crate) mod counters;
+pub(crate) mod dispatch;
+pub(crate) mod dispatcher;
 pub(crate) mod handler_wait;
 pub(crate) mod link_task;
 pub(crate) mod manager;

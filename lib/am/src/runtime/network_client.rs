@@ -132,7 +132,11 @@ async fn adopt_dialled(
         return Err(failed(endpoint, "the peer is no node of ours".to_owned()));
     };
     if let Some(expected) = expected.filter(|expected| *expected != own.instance) {
-        return Err(ConnectError::WrongInstance { endpoint: endpoint.clone(), expected, found: own.instance });
+        return Err(ConnectError::WrongInstance {
+            endpoint: endpoint.clone(),
+            expected,
+            found: own.instance,
+        });
     }
     if own.instance == node.instance {
         if own.incarnation == node.incarnation {
@@ -213,7 +217,11 @@ async fn connect_foreign(node: Arc<Node>, endpoint: Endpoint) -> Result<Arc<dyn 
     match dialled {
         Ok(Ok((stream, hello, leftover))) => {
             let origin = Origin::Dialled { endpoints: vec![endpoint], is_foreign: true };
-            let peer = start_link(&node, Shaken { stream, hello, leftover, origin, is_shortcut: false }, random_instance());
+            let peer = start_link(
+                &node,
+                Shaken { stream, hello, leftover, origin, is_shortcut: false },
+                random_instance(),
+            );
             peer.set_redialled(true);
             Ok(peer)
         }
@@ -377,7 +385,11 @@ async fn welcome(node: &Arc<Node>, mut stream: ByteStream) {
         return;
     }
     let instance = found.unwrap_or_else(random_instance);
-    start_link(node, Shaken { stream, hello, leftover, origin: Origin::Accepted, is_shortcut: false }, instance);
+    start_link(
+        node,
+        Shaken { stream, hello, leftover, origin: Origin::Accepted, is_shortcut: false },
+        instance,
+    );
 }
 
 /// This node as a peer of itself: a link whose two ends are both here.
@@ -398,7 +410,8 @@ pub(crate) fn link_myself(node: &Arc<Node>) {
             minor: 1,
             own: Some(node.hello()),
         };
-        let shaken = Shaken { stream, hello, leftover: Vec::new(), origin: Origin::Myself, is_shortcut: false };
+        let shaken =
+            Shaken { stream, hello, leftover: Vec::new(), origin: Origin::Myself, is_shortcut: false };
         start_link(node, shaken, node.instance);
     }
 }

@@ -241,7 +241,8 @@ impl PeerCore {
             }
         }
         let mut place = Place(link, None);
-        std::future::poll_fn(|cx| link.poll_send(&message.as_outgoing(Instant::now()), &mut place.1, cx)).await
+        std::future::poll_fn(|cx| link.poll_send(&message.as_outgoing(Instant::now()), &mut place.1, cx))
+            .await
     }
 }
 

@@ -12,7 +12,9 @@ pub(crate) fn handle_reply(link: &Link, header: &Header<'_>, payload: Received<'
     let reply = match header.kind {
         Kind::Ack => Reply::Ack,
         Kind::Response => Reply::Response { codec, payload: payload.into_payload() },
-        Kind::Receipt => Reply::Receipt(ReceiptReply { status: header.aux, codec, payload: payload.into_payload() }),
+        Kind::Receipt => {
+            Reply::Receipt(ReceiptReply { status: header.aux, codec, payload: payload.into_payload() })
+        }
         Kind::Nack => Reply::Nack { code: NackCode::from_u8(header.aux), text: payload.into_payload() },
         Kind::Message | Kind::Cancel | Kind::Credit | Kind::Chunk | Kind::Bye => return false,
     };

@@ -93,9 +93,11 @@ pub(crate) fn register(node: &Arc<Node>) -> Result<(), RegisterError> {
                 request_shutdown(&of(&weak)?, cx)
             })
         },
-        Handler::deferred("_wait_for_handler", move |_cx, request: WaitRequest, reply| match weak.upgrade() {
-            Some(node) => wait_for_handler(&node, &request, reply),
-            None => reply.err(gone()),
+        Handler::deferred("_wait_for_handler", move |_cx, request: WaitRequest, reply| {
+            match weak.upgrade() {
+                Some(node) => wait_for_handler(&node, &request, reply),
+                None => reply.err(gone()),
+            }
         }),
     ];
     for handler in handlers {
@@ -122,7 +124,12 @@ fn list(node: &Node) -> Vec<HandlerInfo> {
         .iter()
         .map(|entry| {
             let ContractInfo { kind, req, resp, dispatch } = entry.contract.clone();
-            HandlerInfo { name: entry.name.to_string(), kind, contract: ContractTypes { req, resp }, dispatch }
+            HandlerInfo {
+                name: entry.name.to_string(),
+                kind,
+                contract: ContractTypes { req, resp },
+                dispatch,
+            }
         })
         .collect()
 }

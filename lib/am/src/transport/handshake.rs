@@ -113,13 +113,14 @@ pub async fn ping(stream: &mut ByteStream, mut input: Vec<u8>) -> io::Result<Vec
     write_all(&*stream.writer, &encoded).await?;
     loop {
         while let Some(header) = FrameHeader::decode(&input).map_err(io::Error::other)? {
-            let len = usize::try_from(header.body_len).unwrap_or(usize::MAX).saturating_add(header.header_len);
+            let len =
+                usize::try_from(header.body_len).unwrap_or(usize::MAX).saturating_add(header.header_len);
             if len > PROBE_FRAME_LEN_MAX {
                 return Err(io::Error::other("the peer sent a large frame instead of a PONG"));
             }
             let Some(body) = input.get(header.header_len..len) else { break };
-            let found =
-                header.command && matches!(command::parse(body), Ok(Command::Pong { context }) if context == CONTEXT);
+            let found = header.command
+                && matches!(command::parse(body), Ok(Command::Pong { context }) if context == CONTEXT);
             if found {
                 input.drain(..len);
                 kept.append(&mut input);

@@ -132,7 +132,8 @@ impl PlainMessage<'_> {
             (Kind::Message.as_u8(), self.mode.as_u8(), self.codec.as_u8(), self.depth);
         out.reserve(self.header_len() + payload.len() + 2 + FRAME_HEADER_LEN_MAX);
         out.extend_from_slice(&[
-            more, header_len, VERSION, kind, mode, flags, codec, name_len, depth, 0, i0, i1, i2, i3, i4, i5, i6, i7,
+            more, header_len, VERSION, kind, mode, flags, codec, name_len, depth, 0, i0, i1, i2, i3, i4, i5,
+            i6, i7,
         ]);
         out.extend_from_slice(self.handler);
         if let Some(deadline) = self.deadline_ms {

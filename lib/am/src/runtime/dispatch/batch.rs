@@ -37,7 +37,14 @@ impl State {
 
 impl Batcher {
     /// Adds a job, and hands the batch over when it is full.
-    pub(crate) fn push(&self, node: &Arc<Node>, job: Job, call: &Arc<BatchedFn>, count_max: usize, age_max: Duration) {
+    pub(crate) fn push(
+        &self,
+        node: &Arc<Node>,
+        job: Job,
+        call: &Arc<BatchedFn>,
+        count_max: usize,
+        age_max: Duration,
+    ) {
         let entry = job.entry.clone();
         let (full, timer) = {
             let mut state = self.0.lock();
@@ -124,7 +131,8 @@ type BatchFuture = crate::api::port::BoxFuture<
 struct CaughtBatch(BatchFuture);
 
 impl Future for CaughtBatch {
-    type Output = Result<Vec<(crate::api::context::ActiveMessageContext, crate::api::handler_call::Answered)>, Failure>;
+    type Output =
+        Result<Vec<(crate::api::context::ActiveMessageContext, crate::api::handler_call::Answered)>, Failure>;
 
     fn poll(
         mut self: std::pin::Pin<&mut Self>,

@@ -109,7 +109,8 @@ fn begin(job: &mut Job) -> Caught {
         | HandlerCall::Batched { .. }
         | HandlerCall::Deferred(_) => {
             let text = format!("`{}` is no spawned handler", job.entry.name);
-            let failure = crate::api::handler_call::Failure { code: crate::wire::codes::NackCode::HandlerError, text };
+            let failure =
+                crate::api::handler_call::Failure { code: crate::wire::codes::NackCode::HandlerError, text };
             Caught(Box::pin(std::future::ready(Err(failure))))
         }
     }

@@ -78,10 +78,13 @@ impl Job {
                 let body = match &answered {
                     Err(failure) => AnswerBody::Nack { code: failure.code, text: &failure.text },
                     Ok(_) if mode == DeliveryMode::Confirmed => AnswerBody::Ack,
-                    Ok(None) => {
-                        AnswerBody::Response { payload: PayloadSource::Borrowed(&[]), codec: self.request.codec }
+                    Ok(None) => AnswerBody::Response {
+                        payload: PayloadSource::Borrowed(&[]),
+                        codec: self.request.codec,
+                    },
+                    Ok(Some(value)) => {
+                        AnswerBody::Response { payload: value.payload.as_source(), codec: value.codec }
                     }
-                    Ok(Some(value)) => AnswerBody::Response { payload: value.payload.as_source(), codec: value.codec },
                 };
                 self.link.send_answer(&Answer {
                     id: self.request.number,

@@ -32,7 +32,12 @@ impl Lanes {
 
 impl Lane {
     /// Queues a job, or gives it back when too many wait.
-    pub(crate) fn push(self: &Arc<Self>, node: &Arc<Node>, job: Job, queue_len_max: usize) -> Result<(), Job> {
+    pub(crate) fn push(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        job: Job,
+        queue_len_max: usize,
+    ) -> Result<(), Job> {
         {
             let mut state = self.0.lock();
             let wants_answer = job.request.mode.is_answered();

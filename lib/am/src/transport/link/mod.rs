@@ -131,7 +131,10 @@ pub struct Link {
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").field("number", &self.number).field("end", &self.end.get()).finish_non_exhaustive()
+        f.debug_struct("Link")
+            .field("number", &self.number)
+            .field("end", &self.end.get())
+            .finish_non_exhaustive()
     }
 }
 
@@ -278,7 +281,11 @@ impl Link {
     /// # Errors
     ///
     /// When its totals cannot be true; the link must then end.
-    pub fn handle_credit(&self, account: CreditAccount, totals: &CreditTotals) -> Result<(), CreditViolation> {
+    pub fn handle_credit(
+        &self,
+        account: CreditAccount,
+        totals: &CreditTotals,
+    ) -> Result<(), CreditViolation> {
         let finished = Totals { messages: totals.messages_finished, bytes: totals.bytes_finished };
         let granted = Totals { messages: totals.messages_granted, bytes: totals.bytes_granted };
         let first = {

@@ -198,7 +198,9 @@ impl<I: Inbound> Reader<'_, I> {
                         ending.as_mut().poll(cx).map(|()| None)
                     })
                     .await;
-                    let Some(read) = read else { return link.end_reason().cloned().unwrap_or(LinkEnd::Closed) };
+                    let Some(read) = read else {
+                        return link.end_reason().cloned().unwrap_or(LinkEnd::Closed);
+                    };
                     read
                 }
             };

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use parking_lot::MutexGuard;
 
 use super::state::{LARGE, LargeOut, ORDINARY, Shared, WaitingSender};
-use super::{LinkEnd, Link, PART_LEN, account_of};
+use super::{Link, LinkEnd, PART_LEN, account_of};
 use crate::proto::credit::{Charge, ReceiveCredit, Totals};
 use crate::proto::outgoing::{Outgoing, PayloadSource, SHARED_LEN_MIN};
 use crate::proto::pending::{SYSTEM_ID_BIT, UNTRACKED_ID_BIT};

@@ -207,9 +207,7 @@ impl Decoder {
         let body_fits = |max: usize| frame.body_len <= max as u64;
         let body_end = || frame.header_len + frame.body_len as usize;
         match self.stage {
-            Stage::Idle if frame.body_len == 0 && !frame.more => {
-                Ok(Step::Skipped { used: frame.header_len })
-            }
+            Stage::Idle if frame.body_len == 0 && !frame.more => Ok(Step::Skipped { used: frame.header_len }),
             // The payload of a plain message, after a command that came in between.
             Stage::Envelope { frames: 1 } if !frame.more && !self.held.header.is_empty() => {
                 self.held.envelope.clear();

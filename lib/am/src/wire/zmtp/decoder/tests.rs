@@ -5,8 +5,12 @@ use proptest::prelude::*;
 use super::*;
 use crate::wire::zmtp::frame::{COMMAND, encode_header};
 
-const LIMITS: PayloadLimits =
-    PayloadLimits { in_place_len_max: 64 * 1024, large_len_min: 16 * 1024, frame_len_max: 1 << 20, skip_len_max: 0 };
+const LIMITS: PayloadLimits = PayloadLimits {
+    in_place_len_max: 64 * 1024,
+    large_len_min: 16 * 1024,
+    frame_len_max: 1 << 20,
+    skip_len_max: 0,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Event {
@@ -17,7 +21,10 @@ enum Event {
 }
 
 /// Drives a decoder as the reader of a link does: pieces are appended, whole steps are taken off the front.
-fn run<'a>(limits: PayloadLimits, pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<Event>, FrameError> {
+fn run<'a>(
+    limits: PayloadLimits,
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+) -> Result<Vec<Event>, FrameError> {
     let mut decoder = Decoder::new(limits);
     let (mut input, mut events) = (Vec::new(), Vec::new());
     let mut large: Option<(Vec<u8>, Vec<u8>, u64, Vec<u8>, bool)> = None;
@@ -120,8 +127,11 @@ fn an_envelope_reaches_to_the_first_empty_frame() {
         (correlated, b"\x01\x04\0\0\0\x07\x01\x00", b"body"),
         (no_payload, b"\x01\x00", b""),
     ] {
-        let expected =
-            Event::Message { envelope: envelope.to_vec(), header: b"head".to_vec(), payload: payload.to_vec() };
+        let expected = Event::Message {
+            envelope: envelope.to_vec(),
+            header: b"head".to_vec(),
+            payload: payload.to_vec(),
+        };
         assert_eq!(whole(&stream), [expected]);
     }
 }
@@ -185,7 +195,10 @@ fn a_payload_over_the_limit_is_skipped_for_foreign_peers_and_ends_own_links() {
     let stream = [message(&[b"head", &big]), message(&[b"next"])].concat();
     assert!(matches!(run(LIMITS, [&stream[..]]), Err(FrameError::TooLarge { .. })));
     let foreign = PayloadLimits { skip_len_max: 1 << 30, ..LIMITS };
-    assert_eq!(run(foreign, [&stream[..]]).unwrap(), [Event::TooLarge(big.len() as u64), plain(b"next", b"")]);
+    assert_eq!(
+        run(foreign, [&stream[..]]).unwrap(),
+        [Event::TooLarge(big.len() as u64), plain(b"next", b"")]
+    );
 }
 
 #[test]

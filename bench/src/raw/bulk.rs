@@ -1,0 +1,140 @@
+//! `bulk` over a raw socket: big payloads, each acknowledged by the 8 octets of its id.
+//!
+//! Neither side copies a payload in user space: the sender writes head and payload vectored, the
+//! receiver reads straight into one buffer that it keeps.
+
+use std::collections::VecDeque;
+use std::hint::black_box;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Instant;
+
+use bytes::Buf;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::sync::Semaphore;
+
+use super::frame::{self, HEAD_LEN, ID_LEN};
+use crate::error::RoleError;
+use crate::sample::{Latencies, Sample};
+use crate::spec::{Amount, Case};
+
+/// Takes payloads whole and acknowledges each, until the client closes.
+pub(super) async fn serve(mut socket: TcpStream, handled: &AtomicU64) -> Result<(), RoleError> {
+    let mut payload = Vec::new();
+    while let Some((payload_len, id)) = read_head(&mut socket).await? {
+        payload.resize(payload_len, 0);
+        socket.read_exact(&mut payload).await.map_err(RoleError::io("reading a payload"))?;
+        black_box(payload.as_slice());
+        handled.fetch_add(1, Ordering::Relaxed);
+        socket.write_all(&id.to_be_bytes()).await.map_err(RoleError::io("acknowledging a payload"))?;
+    }
+    Ok(())
+}
+
+/// The next frame's head; nothing when the stream ended, which it may only do between frames.
+async fn read_head(socket: &mut TcpStream) -> Result<Option<(usize, u64)>, RoleError> {
+    let mut head = [0; HEAD_LEN];
+    let mut unread = head.as_mut_slice();
+    while !unread.is_empty() {
+        let missing = unread.len();
+        match socket.read_buf(&mut unread).await.map_err(RoleError::io("reading a frame's head"))? {
+            0 if missing == HEAD_LEN => return Ok(None),
+            0 => return Err(RoleError::PeerClosed),
+            _ => {}
+        }
+    }
+    frame::parse_head(&head).map(Some)
+}
+
+/// One connection with a window of unacknowledged payloads.
+#[derive(Debug)]
+pub(crate) struct Client {
+    socket: TcpStream,
+    payload: Vec<u8>,
+    outstanding: usize,
+    next_id: u64,
+}
+
+/// What the sending and the acknowledged half of one phase share. Both run in one task.
+#[derive(Debug)]
+struct Window {
+    room: Semaphore,
+    /// When each unacknowledged payload's write began, oldest first; the server acknowledges in order.
+    begun: Mutex<VecDeque<Instant>>,
+    /// How many payloads were sent, once none follows.
+    all_sent: OnceLock<u64>,
+}
+
+impl Client {
+    /// Takes over a connected socket.
+    pub(super) fn new(socket: TcpStream, case: Case) -> Self {
+        let payload = vec![0x5a; case.payload_bytes];
+        Self { socket, payload, outstanding: case.outstanding, next_id: 0 }
+    }
+
+    /// Sends until the amount is reached and all is acknowledged.
+    pub(super) async fn run(&mut self, amount: Amount) -> Result<Sample, RoleError> {
+        let first_id = self.next_id;
+        let window = Window {
+            room: Semaphore::new(self.outstanding),
+            begun: Mutex::default(),
+            all_sent: OnceLock::new(),
+        };
+        let (acks, output) = self.socket.split();
+        let began = Instant::now();
+        let (sent, (done, latencies)) = tokio::try_join!(
+            send(output, &self.payload, first_id, amount, &window),
+            acknowledge(acks, first_id, &window),
+        )?;
+        self.next_id += sent;
+        Ok(Sample { sent, done, elapsed: began.elapsed(), latencies: Some(latencies) })
+    }
+}
+
+/// Sends at least one payload, so that the other half always has an acknowledgement to wait for.
+async fn send(
+    mut socket: WriteHalf<'_>,
+    payload: &[u8],
+    first_id: u64,
+    amount: Amount,
+    window: &Window,
+) -> Result<u64, RoleError> {
+    let (mut sent, began) = (0, Instant::now());
+    loop {
+        let Ok(room) = window.room.acquire().await else { return Err(RoleError::PeerClosed) };
+        room.forget();
+        window.begun.lock().unwrap_or_else(PoisonError::into_inner).push_back(Instant::now());
+        let head = frame::head(first_id + sent, payload.len());
+        let mut whole = Buf::chain(head.as_slice(), payload);
+        socket.write_all_buf(&mut whole).await.map_err(RoleError::io("writing a payload"))?;
+        sent += 1;
+        // No await between the last write and this, so the other half learns it before the last ack.
+        if amount.is_over(sent, began.elapsed()) {
+            window.all_sent.get_or_init(|| sent);
+            return Ok(sent);
+        }
+    }
+}
+
+/// Takes acknowledgements, in order, and opens the window for each, until all that was sent has its own.
+async fn acknowledge(
+    socket: ReadHalf<'_>,
+    first_id: u64,
+    window: &Window,
+) -> Result<(u64, Latencies), RoleError> {
+    let mut socket = BufReader::with_capacity(ID_LEN * 64, socket);
+    let (mut done, mut latencies) = (0, Latencies::new());
+    while window.all_sent.get() != Some(&done) {
+        let id = socket.read_u64().await.map_err(RoleError::io("reading an acknowledgement"))?;
+        let begun = window.begun.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        match begun {
+            Some(begun) if id == first_id + done => latencies.record(begun.elapsed()),
+            _ => return Err(RoleError::Unexpected("an acknowledgement out of turn")),
+        }
+        done += 1;
+        window.room.add_permits(1);
+    }
+    Ok((done, latencies))
+}
