@@ -118,7 +118,7 @@ where
         Handler::blocking("blocking", move |_cx, value| d(value)),
         Handler::batched("batched", move |batch: Vec<T>| {
             let f = e.clone();
-            async move { Ok(batch.into_iter().map(|value| f(value)).collect::<Vec<_>>()) }
+            async move { Ok(batch.into_iter().map(f).collect::<Vec<_>>()) }
         }),
         Handler::deferred("deferred", move |_cx, value, reply: Reply<i64>| match g(value) {
             Ok(value) => reply.ok(&value),
@@ -318,7 +318,7 @@ async fn a_response_asked_of_a_one_way_handler_is_refused() {
     let two = Two::start().await;
     two.server.register(Handler::message("log", |_cx, _line: String| async { Ok(()) })).unwrap();
     two.server.register(Handler::batched("point", |_: Vec<i64>| async { Ok(()) })).unwrap();
-    for (name, payload) in [("log", &"x" as &(dyn erased::Sent)), ("point", &1i64)] {
+    for (name, payload) in [("log", &"x" as &dyn erased::Sent), ("point", &1i64)] {
         let error = payload.ask(&two, name).await;
         assert_eq!(reason_of(&error), Some(Refusal::ContractMismatch), "{error}");
         check_flags(&error, true, false);
