@@ -6,7 +6,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use dynamo_am::{ActiveMessageManager, Client, Endpoint, Peer};
+use dynamo_am::{
+    ActiveMessageManager, CallError, Client, Endpoint, Handler, HandlerError, Limits, LinkEvent, LinkEvents,
+    Peer,
+};
 
 /// The longest that anything may take which is meant to happen at once. Generous: the machine may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -134,4 +137,58 @@ impl Caller {
         let peer = soon("connect", client.connect(endpoint(server, scheme))).await.unwrap();
         Self { via, client, peer, node: Some(node) }
     }
+}
+
+pub(crate) fn double() -> Handler {
+    Handler::inline("double", |_cx, n: i64| Ok(n * 2))
+}
+
+/// Checks that `peer` has a node behind it that doubles.
+pub(crate) async fn check_doubles(peer: &Peer) {
+    assert_eq!(soon("an answer", peer.call::<i64>("double", &21)).await, Ok(42));
+}
+
+pub(crate) async fn connect(node: &ActiveMessageManager, to: &ActiveMessageManager) -> Peer {
+    soon("connect", node.client().connect(&to.endpoints()[0])).await.unwrap()
+}
+
+pub(crate) async fn end(nodes: impl IntoIterator<Item = ActiveMessageManager>) {
+    for node in nodes {
+        soon("shutdown", node.shutdown()).await.unwrap();
+    }
+}
+
+/// A node with a handler `gated` that tells when it runs, and ends when let.
+pub(crate) struct Gated {
+    pub(crate) node: ActiveMessageManager,
+    pub(crate) starts: tokio::sync::mpsc::Receiver<()>,
+    pub(crate) gate: tokio::sync::watch::Sender<bool>,
+}
+
+impl Gated {
+    pub(crate) async fn start(limits: Limits) -> Self {
+        let node =
+            ActiveMessageManager::builder().listen("tcp://127.0.0.1:0").limits(limits).start().await.unwrap();
+        let (started, starts) = tokio::sync::mpsc::channel(16);
+        let (gate, opened) = tokio::sync::watch::channel(false);
+        node.register(Handler::unary("gated", move |_cx, n: i64| {
+            let mut opened = opened.clone();
+            let _ = started.try_send(());
+            async move { opened.wait_for(|open| *open).await.map(|_| n).map_err(HandlerError::from) }
+        }))
+        .unwrap();
+        Self { node, starts, gate }
+    }
+
+    /// A call to it that runs.
+    pub(crate) async fn call(&mut self, peer: &Peer) -> tokio::task::JoinHandle<Result<i64, CallError>> {
+        let peer = peer.clone();
+        let call = tokio::spawn(async move { peer.call::<i64>("gated", &5).await });
+        soon("the start", self.starts.recv()).await.unwrap();
+        call
+    }
+}
+
+pub(crate) async fn next_event(events: &mut LinkEvents) -> LinkEvent {
+    soon("a link event", events.next()).await.unwrap()
 }
