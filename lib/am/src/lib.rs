@@ -1,5 +1,7 @@
 //! Active messages for distributed control planes.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 #[cfg(feature = "runtime")]
 mod api;
 #[cfg(feature = "runtime")]

@@ -209,7 +209,6 @@ impl Client {
     }
 
     /// Begins a message to the handler of that name, fire-and-forget unless said otherwise.
-    #[must_use]
     pub fn active_message<'a>(&self, handler: &'a str) -> MessageBuilder<'a, FireAndForget, NoPayload> {
         MessageBuilder::new(handler, self.scope.clone(), self.node.clone())
     }
