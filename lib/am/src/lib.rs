@@ -1,6 +1,7 @@
 //! Active messages for distributed control planes.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
 
 #[cfg(feature = "runtime")]
 mod api;

@@ -239,6 +239,12 @@ impl Peer {
         self.port.instance()
     }
 
+    /// The client that it was got from, for messages that need more than [`call`](Self::call) offers.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        Client { node: self.node.clone(), scope: self.scope.clone() }
+    }
+
     /// Where it listens, as it says itself.
     #[must_use]
     pub fn endpoints(&self) -> Vec<Endpoint> {
