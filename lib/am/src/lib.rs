@@ -1,5 +1,8 @@
 //! Active messages for distributed control planes.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
+
 #[cfg(feature = "runtime")]
 mod api;
 #[cfg(feature = "runtime")]

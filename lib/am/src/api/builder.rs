@@ -252,7 +252,7 @@ impl<M: Mode, P: Encode + ?Sized> MessageBuilder<'_, M, P> {
             };
             peer.port.try_send(&message).map_err(|error| {
                 let message = matches!(error, PortError::Full | PortError::NotConnected)
-                    .then(|| Waiting::new(&message, timeout));
+                    .then(|| Box::new(Waiting::new(&message, timeout)));
                 Refused { error, message }
             })
         })
@@ -261,7 +261,7 @@ impl<M: Mode, P: Encode + ?Sized> MessageBuilder<'_, M, P> {
 
     async fn send_later(&self, peer: &Peer, refused: Refused) -> Result<MessageStatus<M>, CallError> {
         let Some(message) = refused.message else { return Err(self.not_sent(peer, refused.error)) };
-        match peer.port.clone().send(message).await {
+        match peer.port.clone().send(*message).await {
             Ok(ticket) => Ok(self.status(peer, ticket)),
             Err(error) => Err(self.not_sent(peer, error)),
         }
@@ -334,5 +334,5 @@ impl<M: Mode, P: Encode + ?Sized> MessageBuilder<'_, M, P> {
 /// A message that was not taken, kept if it may wait.
 struct Refused {
     error: PortError,
-    message: Option<Waiting>,
+    message: Option<Box<Waiting>>,
 }

@@ -209,7 +209,6 @@ impl Client {
     }
 
     /// Begins a message to the handler of that name, fire-and-forget unless said otherwise.
-    #[must_use]
     pub fn active_message<'a>(&self, handler: &'a str) -> MessageBuilder<'a, FireAndForget, NoPayload> {
         MessageBuilder::new(handler, self.scope.clone(), self.node.clone())
     }
@@ -238,6 +237,12 @@ impl Peer {
     #[must_use]
     pub fn instance_id(&self) -> InstanceId {
         self.port.instance()
+    }
+
+    /// The client that it was got from, for messages that need more than [`call`](Self::call) offers.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        Client { node: self.node.clone(), scope: self.scope.clone() }
     }
 
     /// Where it listens, as it says itself.

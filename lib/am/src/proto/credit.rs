@@ -21,7 +21,7 @@ const fn charge(header_len: usize, payload_len: usize) -> u64 {
 pub struct Totals {
     /// Messages.
     pub messages: u64,
-    /// Their [`charge`].
+    /// What they are charged: header, payload and [`MESSAGE_OVERHEAD_LEN`] each.
     pub bytes: u64,
 }
 

@@ -93,27 +93,28 @@ impl Dispatcher {
             Some(mode) => mode,
             None => return,
         };
+        let message = Incoming { header, mode, envelope, charge };
         if !self.remembers(header.handler) && !self.look_up(header.handler) {
             let name = String::from_utf8_lossy(header.handler);
             let text = format!("no handler `{name}` is registered here");
-            return self.refuse(header, mode, envelope, NackCode::NoHandler, &text, charge, turn);
+            return self.refuse(&message, NackCode::NoHandler, &text, turn);
         }
         let must_stall = self.must_stall(mode);
         let Some((_, entry)) = &self.last else { return };
         if mode.is_answered()
             && let Err((code, text)) = self.check(header, mode, entry)
         {
-            return self.refuse(header, mode, envelope, code, &text, charge, turn);
+            return self.refuse(&message, code, &text, turn);
         }
         match &entry.call {
             HandlerCall::Inline(call) if !must_stall => {
                 let here = Here { link: &self.link, sender: &self.sender, node: &self.node_port };
-                let message = InlineMessage { header, mode, envelope, payload: payload.as_slice(), charge };
-                self.answered_len += run_inline(here, entry, &**call, &message, &mut self.scratch, turn);
+                let run = InlineRun { here, entry, call: &**call, payload: payload.as_slice() };
+                self.answered_len += run.run(&message, &mut self.scratch, turn);
             }
             _ => {
                 let entry = entry.clone();
-                self.queue(header, mode, envelope, payload, charge, entry, turn);
+                self.queue(&message, payload, entry, turn);
             }
         }
     }
@@ -182,17 +183,8 @@ impl Dispatcher {
         !self.link.has_room()
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn queue(
-        &mut self,
-        header: &Header<'_>,
-        mode: DeliveryMode,
-        envelope: &[u8],
-        payload: Received<'_>,
-        charge: Charge,
-        entry: Arc<Entry>,
-        turn: &mut Turn,
-    ) {
+    fn queue(&mut self, message: &Incoming<'_>, payload: Received<'_>, entry: Arc<Entry>, turn: &mut Turn) {
+        let &Incoming { header, mode, envelope, charge } = message;
         let time_left = header
             .deadline_ms
             .map_or(self.node.limits.request_timeout, |left| Duration::from_millis(left.into()));
@@ -219,11 +211,12 @@ impl Dispatcher {
             turn.answering += 1;
             self.running.insert(&job.request);
         }
-        self.admit(header, envelope, job, turn);
+        self.admit(message, job, turn);
     }
 
     /// Hands a job to where its handler's kind says; receipts are said once it is accepted there.
-    fn admit(&mut self, header: &Header<'_>, envelope: &[u8], job: Job, turn: &mut Turn) {
+    fn admit(&mut self, message: &Incoming<'_>, job: Job, turn: &mut Turn) {
+        let &Incoming { header, envelope, .. } = message;
         let entry = job.entry.clone();
         // A receipt leaves before anything of the handler can.
         let receipt = |link: &Link| {
@@ -240,7 +233,7 @@ impl Dispatcher {
             }
             HandlerCall::Spawned { is_ordered: true, .. } => {
                 receipt(&self.link);
-                self.peer.lanes.of(entry.id).push(&self.node, job, queue_len_max).err()
+                self.peer.lanes.of(entry.id).push(&self.node, job, queue_len_max)
             }
             HandlerCall::Batched { call, count_max, age_max } => {
                 receipt(&self.link);
@@ -283,17 +276,8 @@ impl Dispatcher {
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn refuse(
-        &self,
-        header: &Header<'_>,
-        mode: DeliveryMode,
-        envelope: &[u8],
-        code: NackCode,
-        text: &str,
-        charge: Charge,
-        turn: &mut Turn,
-    ) {
+    fn refuse(&self, message: &Incoming<'_>, code: NackCode, text: &str, turn: &mut Turn) {
+        let &Incoming { header, mode, envelope, charge } = message;
         if mode.is_answered() && self.class != PeerClass::ForeignPush {
             self.node.counters.refused.increment(1);
             let body = AnswerBody::Nack { code, text };
@@ -319,54 +303,57 @@ struct Here<'a> {
     node: &'a Arc<dyn NodePort>,
 }
 
-/// A message for an inline handler.
-struct InlineMessage<'a> {
+/// A request, as far as everything that handles it needs it.
+struct Incoming<'a> {
     header: &'a Header<'a>,
     mode: DeliveryMode,
     envelope: &'a [u8],
-    payload: &'a [u8],
     charge: Charge,
 }
 
-/// Runs an inline handler and queues its answer; gives the answer's length.
-#[inline]
-fn run_inline(
-    here: Here<'_>,
-    entry: &Entry,
-    call: &InlineFn,
-    message: &InlineMessage<'_>,
-    scratch: &mut Vec<u8>,
-    turn: &mut Turn,
-) -> usize {
-    let &InlineMessage { header, mode, envelope, payload, charge } = message;
-    scratch.clear();
-    let deadline = header.deadline_ms.map(|left| Instant::now() + Duration::from_millis(left.into()));
-    let context = InlineContext { header, sender: here.sender, node: here.node, deadline };
-    let mut reply =
-        InlineReply { is_wanted: mode.wants_response(), codec: header.codec, scratch, shared: None };
-    if mode.wants_receipt() {
-        push_receipt(here.link, header, envelope, entry);
-    }
-    let result = catch_unwind(AssertUnwindSafe(|| call(&context, payload, &mut reply)))
-        .unwrap_or_else(|panic| Err(panicked(&*panic)));
-    entry.counters.handled.increment(1);
-    if let Err(failure) = &result {
-        entry.counters.failed.increment(1);
-        if !mode.is_answered() {
-            tracing::debug!(handler = %entry.name, id = %context.id(), "a one-way message failed: {}", failure.text);
+/// One run of an inline handler.
+struct InlineRun<'a> {
+    here: Here<'a>,
+    entry: &'a Entry,
+    call: &'a InlineFn,
+    payload: &'a [u8],
+}
+
+impl InlineRun<'_> {
+    /// Runs the handler and queues its answer; gives the answer's length.
+    #[inline]
+    fn run(self, message: &Incoming<'_>, scratch: &mut Vec<u8>, turn: &mut Turn) -> usize {
+        let Self { here, entry, call, payload } = self;
+        let &Incoming { header, mode, envelope, charge } = message;
+        scratch.clear();
+        let deadline = header.deadline_ms.map(|left| Instant::now() + Duration::from_millis(left.into()));
+        let context = InlineContext { header, sender: here.sender, node: here.node, deadline };
+        let mut reply =
+            InlineReply { is_wanted: mode.wants_response(), codec: header.codec, scratch, shared: None };
+        if mode.wants_receipt() {
+            push_receipt(here.link, header, envelope, entry);
         }
-    }
-    let body = match &result {
-        _ if matches!(mode, DeliveryMode::FireAndForget | DeliveryMode::WithReceipt) => {
-            turn.finished.add(charge);
-            return 0;
+        let result = catch_unwind(AssertUnwindSafe(|| call(&context, payload, &mut reply)))
+            .unwrap_or_else(|panic| Err(panicked(&*panic)));
+        entry.counters.handled.increment(1);
+        if let Err(failure) = &result {
+            entry.counters.failed.increment(1);
+            if !mode.is_answered() {
+                tracing::debug!(handler = %entry.name, id = %context.id(), "a one-way message failed: {}", failure.text);
+            }
         }
-        Err(failure) => AnswerBody::Nack { code: failure.code, text: &failure.text },
-        Ok(()) if mode == DeliveryMode::Confirmed => AnswerBody::Ack,
-        Ok(()) => AnswerBody::Response { payload: reply.source(), codec: reply.codec },
-    };
-    here.link.push_answer(&Answer { id: header.id, envelope, body, is_counted: false, finishes: charge });
-    reply.source().as_slice().len()
+        let body = match &result {
+            _ if matches!(mode, DeliveryMode::FireAndForget | DeliveryMode::WithReceipt) => {
+                turn.finished.add(charge);
+                return 0;
+            }
+            Err(failure) => AnswerBody::Nack { code: failure.code, text: &failure.text },
+            Ok(()) if mode == DeliveryMode::Confirmed => AnswerBody::Ack,
+            Ok(()) => AnswerBody::Response { payload: reply.source(), codec: reply.codec },
+        };
+        here.link.push_answer(&Answer { id: header.id, envelope, body, is_counted: false, finishes: charge });
+        reply.source().as_slice().len()
+    }
 }
 
 /// What a caller expects of the handler, where it says so; what is absent on either side is not checked, and raw

@@ -181,7 +181,7 @@ impl MessageRouter {
         let charge = self.charge(header, header_octets.len(), payload_len)?;
         self.requests += 1;
         if let Some(total) = header.total_len {
-            return self.begin_assembly(ChunkOf::Message, header, header_octets, total, payload, charge);
+            return self.begin_assembly(ChunkOf::Message, (header, header_octets), total, payload, charge);
         }
         self.turn.messages += 1;
         self.turn.payload_len += payload_len as u64;
@@ -189,11 +189,11 @@ impl MessageRouter {
         Ok(())
     }
 
+    /// The first part of a payload of `total` octets.
     fn begin_assembly(
         &mut self,
         of: ChunkOf,
-        header: &Header<'_>,
-        header_octets: &[u8],
+        (header, octets): (&Header<'_>, &[u8]),
         total: u64,
         payload: Received<'_>,
         charge: Charge,
@@ -219,7 +219,7 @@ impl MessageRouter {
             lent @ Received::Lent { .. } => lent.as_slice().to_vec(),
         };
         let total_len = usize::try_from(total).unwrap_or(usize::MAX);
-        let assembly = Assembly { header: header_octets.to_vec(), buffer, total_len, charge };
+        let assembly = Assembly { header: octets.to_vec(), buffer, total_len, charge };
         self.assemblies.insert((of, header.id), assembly);
         Ok(())
     }
@@ -346,7 +346,7 @@ impl Inbound for MessageRouter {
                 }
                 Some(total) => {
                     let charge = Charge::default();
-                    self.begin_assembly(ChunkOf::Response, &header, octets, total, payload, charge)
+                    self.begin_assembly(ChunkOf::Response, (&header, octets), total, payload, charge)
                 }
             },
             Kind::Chunk => self.chunk(&header, payload),

@@ -31,28 +31,23 @@ impl Lanes {
 }
 
 impl Lane {
-    /// Queues a job, or gives it back when too many wait.
-    pub(crate) fn push(
-        self: &Arc<Self>,
-        node: &Arc<Node>,
-        job: Job,
-        queue_len_max: usize,
-    ) -> Result<(), Job> {
+    /// Queues a job; gives it back when too many wait.
+    pub(crate) fn push(self: &Arc<Self>, node: &Arc<Node>, job: Job, queue_len_max: usize) -> Option<Job> {
         {
             let mut state = self.0.lock();
             let wants_answer = job.request.mode.is_answered();
             let nested_at_limit = job.request.depth > 0 && state.is_running;
             if nested_at_limit || (wants_answer && state.waiting.len() >= queue_len_max) {
-                return Err(job);
+                return Some(job);
             }
             state.waiting.push_back(job);
             if std::mem::replace(&mut state.is_running, true) {
-                return Ok(());
+                return None;
             }
         }
         let lane = self.clone();
         node.spawner.spawn_handler(async move { lane.run().await });
-        Ok(())
+        None
     }
 
     async fn run(self: Arc<Self>) {

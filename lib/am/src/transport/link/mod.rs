@@ -1,6 +1,6 @@
 //! One link to a peer: a send buffer with its flusher, a reader, and what both ends may still send.
 //!
-//! A message's way out: the sender encodes it into the [`SendBuffer`](buffer) under the link's one lock, which
+//! A message's way out: the sender encodes it into the send buffer under the link's one lock, which
 //! also covers credit and the slab of pending calls. Whoever then finds no write going on writes; otherwise the
 //! one who writes takes it along. A message's way in: [`reader`] reads chunks and hands each message to an
 //! [`Inbound`], which is the runtime's router.
@@ -32,7 +32,7 @@ pub use reader::{Inbound, Received};
 pub use send::{Answer, AnswerBody, SendError};
 
 use super::StreamWriter;
-use crate::proto::credit::{CreditViolation, Totals};
+use crate::proto::credit::{CreditViolation, ReceiveCredit, Totals};
 use crate::proto::pending::{Outcome, Polled, ReceiptReply, Reply, SYSTEM_ID_BIT};
 use crate::wire::codes::{ChunkOf, CreditAccount};
 use crate::wire::credit_frame::CreditTotals;
@@ -336,7 +336,7 @@ impl Link {
         let mut shared = self.shared.lock();
         shared.expire_calls(now, &mut woken);
         let owed = self.settings.own_peer
-            && shared.receive_credit.iter().any(|credit| credit.is_owed())
+            && shared.receive_credit.iter().any(ReceiveCredit::is_owed)
             && shared.owed_since_tick < self.ticks.now();
         if !shared.closed && !shared.writing && (owed || shared.has_work()) {
             self.write_now(shared, owed);
@@ -351,7 +351,7 @@ impl Link {
         let shared = self.shared.lock();
         shared.pending.has_deadlines()
             || shared.has_work()
-            || shared.receive_credit.iter().any(|credit| credit.is_owed())
+            || shared.receive_credit.iter().any(ReceiveCredit::is_owed)
     }
 
     /// Gives back the buffers of a link on which nothing happens.

@@ -20,6 +20,9 @@ enum Event {
     Malformed { header: Vec<u8> },
 }
 
+/// Envelope, header, octets still to come, octets so far, and whether they are kept.
+type Large = (Vec<u8>, Vec<u8>, u64, Vec<u8>, bool);
+
 /// Drives a decoder as the reader of a link does: pieces are appended, whole steps are taken off the front.
 fn run<'a>(
     limits: PayloadLimits,
@@ -27,7 +30,7 @@ fn run<'a>(
 ) -> Result<Vec<Event>, FrameError> {
     let mut decoder = Decoder::new(limits);
     let (mut input, mut events) = (Vec::new(), Vec::new());
-    let mut large: Option<(Vec<u8>, Vec<u8>, u64, Vec<u8>, bool)> = None;
+    let mut large: Option<Large> = None;
     for piece in pieces {
         input.extend_from_slice(piece);
         loop {
