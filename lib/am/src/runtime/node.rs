@@ -6,7 +6,8 @@
 //! Lock order: `peers` before a peer's own lock before a link's lock; nothing else is held together.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -27,8 +28,8 @@ use crate::endpoint::Endpoint;
 use crate::id::{Incarnation, InstanceId};
 use crate::limits::Limits;
 use crate::proto::credit::Totals;
-use crate::transport::ThinTransport;
 use crate::transport::link::{Link, LinkEnd, LinkSettings, PART_LEN, Ticks};
+use crate::transport::{ByteStream, ThinTransport};
 use crate::wire::zmtp::properties::{AM_VERSION, AmHello, Hello};
 
 /// Who may ask this node to shut down by `_request_shutdown`.
@@ -50,6 +51,17 @@ pub enum ShutdownPolicy {
 pub struct ShutdownRequest {
     /// Who asked.
     pub by: InstanceId,
+}
+
+/// What the rest of the runtime asks of the transports without naming one; chosen by the manager.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Places {
+    /// Whether an address is one of this machine's.
+    pub(crate) is_local_address: fn(IpAddr) -> bool,
+    /// Whether a socket path lies in this user's private directory.
+    pub(crate) is_private_path: fn(&Path) -> bool,
+    /// Two ends of a stream within this process.
+    pub(crate) stream_to_self: fn() -> (ByteStream, ByteStream),
 }
 
 /// What the builder settled.
@@ -83,6 +95,7 @@ pub(crate) struct Node {
     pub(crate) limits: Limits,
     pub(crate) settings: Settings,
     pub(crate) transports: Vec<Arc<dyn ThinTransport>>,
+    pub(crate) places: Places,
     pub(crate) endpoints: OnceLock<Vec<Endpoint>>,
     pub(crate) ticks: Arc<Ticks>,
     pub(crate) registry: Arc<Registry>,
@@ -115,6 +128,7 @@ pub(crate) struct NodeParts {
     pub(crate) limits: Limits,
     pub(crate) settings: Settings,
     pub(crate) transports: Vec<Arc<dyn ThinTransport>>,
+    pub(crate) places: Places,
 }
 
 impl Node {
@@ -127,6 +141,7 @@ impl Node {
             limits: parts.limits,
             settings: parts.settings,
             transports: parts.transports,
+            places: parts.places,
             endpoints: OnceLock::new(),
             ticks: Arc::default(),
             registry: Arc::new(Registry::new()),
