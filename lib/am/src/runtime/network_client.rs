@@ -423,7 +423,6 @@ pub(crate) struct NodeHandle {
     instance: InstanceId,
     incarnation: Incarnation,
     request_timeout: Duration,
-    events: tokio::sync::broadcast::WeakSender<LinkEvent>,
     gone: Arc<PeerCore>,
 }
 
@@ -436,7 +435,6 @@ impl NodeHandle {
             instance: node.instance,
             incarnation: node.incarnation,
             request_timeout: node.limits.request_timeout,
-            events: node.events.downgrade(),
             gone: Arc::new(gone),
         }
     }
@@ -518,8 +516,10 @@ impl NodePort for NodeHandle {
     }
 
     fn link_events(&self) -> LinkEvents {
-        match self.events.upgrade() {
-            Some(events) => LinkEvents(events.subscribe()),
+        let events =
+            self.alive().and_then(|node| node.events.lock().as_ref().map(|events| events.subscribe()));
+        match events {
+            Some(events) => LinkEvents(events),
             // Nobody sends any more, so the stream is over at once.
             None => LinkEvents(tokio::sync::broadcast::channel(1).1),
         }

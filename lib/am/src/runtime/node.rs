@@ -22,7 +22,7 @@ use super::peer::PeerCore;
 use super::registry::Registry;
 use super::running::Running;
 use super::spawner::Spawner;
-use crate::api::link_event::LinkEvent;
+use crate::api::link_event::{LINK_EVENTS_KEPT, LinkEvent};
 use crate::api::port::NodePort;
 use crate::endpoint::Endpoint;
 use crate::id::{Incarnation, InstanceId};
@@ -102,7 +102,8 @@ pub(crate) struct Node {
     pub(crate) peers: RwLock<HashMap<InstanceId, Arc<PeerCore>>>,
     pub(crate) myself: OnceLock<Arc<PeerCore>>,
     pub(crate) links: Mutex<Vec<LinkEntry>>,
-    pub(crate) events: broadcast::Sender<LinkEvent>,
+    /// `None` after the node's end, so that readers see theirs.
+    pub(crate) events: Mutex<Option<broadcast::Sender<LinkEvent>>>,
     pub(crate) spawner: Spawner,
     pub(crate) counters: Counters,
     pub(crate) handler_waiters: HandlerWaiters,
@@ -148,7 +149,7 @@ impl Node {
             peers: RwLock::default(),
             myself: OnceLock::new(),
             links: Mutex::default(),
-            events: broadcast::channel(crate::api::link_event::LINK_EVENTS_KEPT).0,
+            events: Mutex::new(Some(broadcast::channel(LINK_EVENTS_KEPT).0)),
             spawner: Spawner::new(),
             counters: Counters::new(),
             handler_waiters: HandlerWaiters::new(waiters_max),
@@ -201,6 +202,8 @@ impl Node {
         let peers: Vec<_> = self.peers.read().values().cloned().collect();
         peers.iter().chain(self.myself.get()).for_each(|peer| peer.node_stopped());
         self.handler_waiters.end();
+        self.registry.close();
+        self.events.lock().take();
     }
 
     /// The sweep must look sooner than it meant to.
@@ -216,7 +219,9 @@ impl Node {
     }
 
     pub(crate) fn emit(&self, event: LinkEvent) {
-        let _ = self.events.send(event);
+        if let Some(events) = &*self.events.lock() {
+            let _ = events.send(event);
+        }
     }
 
     /// What this node says of itself in READY.
