@@ -10,7 +10,7 @@
 //! 2. `writing` is true exactly while one task or caller owns a batch: writes never interleave.
 //! 3. After [`Link::finish`] no call is pending and nothing is queued any more.
 //!
-//! Lock order: the link's lock is the innermost; nothing else is locked while it is held.
+//! Lock order: `after`, then a link's lock, which is the innermost; nothing else is locked while it is held.
 
 mod buffer;
 mod flush;
@@ -123,6 +123,8 @@ pub struct Link {
     /// Octets received, for silence: bytes, not frames, are signs of life.
     received_len: AtomicU64,
     received_tick: AtomicU64,
+    /// A link of the same peer that must be read to its Bye before this one is read, so that order survives.
+    after: Mutex<Option<Arc<Link>>>,
     /// What the peer's PINGs ask for; 0 when they do not.
     ttl_ticks: AtomicU64,
     /// The peer has sent a PING: it watches us.
@@ -159,6 +161,7 @@ impl Link {
             ended: CancellationToken::new(),
             received_len: AtomicU64::new(0),
             received_tick,
+            after: Mutex::new(None),
             ttl_ticks: AtomicU64::new(0),
             pinged: AtomicBool::new(false),
         })
@@ -191,7 +194,8 @@ impl Link {
             let mut shared = self.shared.lock();
             shared.closed = true;
             let held = shared.held.take();
-            shared.room.extend(held);
+            let waits_for_bye = shared.bye_waiter.take();
+            shared.room.extend(held.into_iter().chain(waits_for_bye));
             (std::mem::take(&mut shared.senders), std::mem::take(&mut shared.room), shared.flusher.take())
         };
         self.ended.cancel();
@@ -241,6 +245,30 @@ impl Link {
     pub fn is_usable(&self) -> bool {
         let shared = self.shared.lock();
         !shared.closed && !shared.retired
+    }
+
+    /// Reads this link only when the peer has said Bye on `other`, or that has ended.
+    pub fn read_after(&self, other: Arc<Self>) {
+        *self.after.lock() = Some(other);
+    }
+
+    /// Ready when this link may be read; see [`read_after`](Self::read_after).
+    pub fn poll_turn(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut after = self.after.lock();
+        let Some(other) = &*after else { return Poll::Ready(()) };
+        let mut shared = other.shared.lock();
+        if !shared.peer_said_bye && other.end.get().is_none() {
+            shared.bye_waiter = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        drop(shared);
+        *after = None;
+        Poll::Ready(())
+    }
+
+    /// Whether another link is read first.
+    pub fn waits_for_turn(&self) -> bool {
+        self.after.lock().is_some()
     }
 
     /// From now on no new Messages are sent on this link. Senders that wait for credit learn of it.

@@ -187,7 +187,8 @@ impl<I: Inbound> Reader<'_, I> {
             if let Some(end) = link.end_reason() {
                 return end.clone();
             }
-            let spun = if busy_poll.is_zero() { None } else { self.spin(busy_poll).await };
+            let spun =
+                if busy_poll.is_zero() || link.waits_for_turn() { None } else { self.spin(busy_poll).await };
             let read = match spun {
                 Some(read) => read,
                 None => {

@@ -340,12 +340,12 @@ impl Link {
         self.encode_answer(shared, &Answer { body, is_counted: false, ..*answer });
     }
 
-    /// Says Bye and sends no new Messages from now on.
-    pub fn say_bye(&self) {
+    /// Says Bye and sends no new Messages from now on. `moved`: another link takes the place of this one.
+    pub fn say_bye(&self, moved: bool) {
         let mut shared = self.shared.lock();
         shared.retired = true;
         if !shared.closed {
-            shared.push_control(&Header::bye(), &[]);
+            shared.push_control(&Header::bye(moved), &[]);
         }
         let senders = std::mem::take(&mut shared.senders);
         self.flush_now(shared);
@@ -411,7 +411,12 @@ impl Link {
 
     /// The peer has said Bye.
     pub fn note_bye(&self) {
-        self.shared.lock().peer_said_bye = true;
+        let waiter = {
+            let mut shared = self.shared.lock();
+            shared.peer_said_bye = true;
+            shared.bye_waiter.take()
+        };
+        waiter.into_iter().for_each(Waker::wake);
     }
 
     /// Whether the peer has said Bye.

@@ -81,6 +81,8 @@ pub(super) struct Shared {
     /// The reader, when it waits for messages to be finished.
     pub(super) held: Option<Waker>,
     pub(super) peer_said_bye: bool,
+    /// The reader of a link that is read after this one.
+    pub(super) bye_waiter: Option<Waker>,
     pub(super) senders: VecDeque<WaitingSender>,
     pub(super) next_ticket: u64,
     /// Those who wait for room in the buffer, or for it to be empty.
@@ -122,6 +124,7 @@ impl Shared {
             received: [Totals::default(); 2],
             held: None,
             peer_said_bye: false,
+            bye_waiter: None,
             senders: VecDeque::new(),
             next_ticket: 0,
             room: Vec::new(),
