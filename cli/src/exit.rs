@@ -235,10 +235,7 @@ mod tests {
         let text = Failure::usage("a\nb").hint("do c").text(true).unwrap();
         assert_eq!(text.lines().count(), 1);
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(
-            value,
-            json!({"error": "usage", "exit": 2, "message": "a\nb", "hint": "do c"})
-        );
+        assert_eq!(value, json!({"error": "usage", "exit": 2, "message": "a\nb", "hint": "do c"}));
     }
 
     #[test]

@@ -152,10 +152,14 @@ mod tests {
             let value: serde_json::Value = serde_json::from_str(json).unwrap();
             let number_free = !json.contains("e3");
             if number_free {
-                assert_eq!(text(json, Layout::Pretty).unwrap(), serde_json::to_string_pretty(&value).unwrap());
+                assert_eq!(
+                    text(json, Layout::Pretty).unwrap(),
+                    serde_json::to_string_pretty(&value).unwrap()
+                );
                 assert_eq!(text(json, Layout::OneLine).unwrap(), value.to_string());
             }
-            let again: serde_json::Value = serde_json::from_str(&text(json, Layout::Pretty).unwrap()).unwrap();
+            let again: serde_json::Value =
+                serde_json::from_str(&text(json, Layout::Pretty).unwrap()).unwrap();
             assert_eq!(again, value);
         }
     }
