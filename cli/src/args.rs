@@ -25,16 +25,19 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     Ping(PingArgs),
     Call(CallArgs),
+    /// List the handlers of a node, with what they take and give
     Handlers(InspectArgs),
+    /// Ask a node how it is: 0 if it takes requests, 4 if it is draining
     Health(InspectArgs),
+    /// Ask a node to end in good order; done when it has agreed
     Shutdown(InspectArgs),
     Completions(CompletionsArgs),
 }
 
 /// Run a node with the handlers echo, sum, sleep, fail, panic and count
 ///
-/// Prints `listening ENDPOINT`, a line each, when it can be called. Ends in good order, with running handlers
-/// finished, on Ctrl-C, on SIGTERM and on `am shutdown`; a second signal ends it at once.
+/// Prints `listening ENDPOINT`, a line each, when it can be called. Ends in good order on Ctrl-C, on
+/// SIGTERM and on `am shutdown`: what runs is finished first. A second signal ends it at once.
 ///
 ///   echo   gives its payload back
 ///   sum    {"a":2,"b":3} gives {"total":5}
@@ -155,7 +158,7 @@ pub(crate) struct Wait {
     pub(crate) receipt: bool,
 }
 
-/// `am handlers`, `am health`, `am shutdown`.
+/// Of `am handlers`, `am health` and `am shutdown`, whose words stand at [`Command`].
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct InspectArgs {

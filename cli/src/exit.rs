@@ -64,13 +64,15 @@ pub(crate) struct Failure {
     pub(crate) exit: Exit,
     message: String,
     hint: Option<String>,
+    /// Why the peer refused.
+    reason: Option<Refusal>,
     /// For calls: whether the handler cannot have run, and whether trying again can help.
     retry: Option<(bool, bool)>,
 }
 
 impl Failure {
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), hint: None, retry: None }
+        Self { exit, message: message.into(), hint: None, reason: None, retry: None }
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
@@ -103,6 +105,9 @@ impl Failure {
             });
             if let Some(hint) = &self.hint {
                 error["hint"] = json!(hint);
+            }
+            if let Some(reason) = self.reason {
+                error["reason"] = json!(reason.to_string());
             }
             if let Some((retry_safe, transient)) = self.retry {
                 error["retry_safe"] = json!(retry_safe);
@@ -155,6 +160,10 @@ impl From<CallError> for Failure {
             exit,
             message: chain(&error),
             hint: hint.map(str::to_owned),
+            reason: match &error {
+                CallError::Refused { reason, .. } => Some(*reason),
+                _ => None,
+            },
             retry: Some((error.is_retry_safe(), error.is_transient())),
         }
     }
