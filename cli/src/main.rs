@@ -64,11 +64,13 @@ async fn run(command: Command) -> Result<Exit, Failure> {
 /// Gives up on Ctrl-C: a call under way is dropped, and its peer is told by the end of the link.
 async fn until_interrupted(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
     tokio::select! {
-        ended = command => ended,
+        // Ctrl-C is listened for before the command begins.
+        biased;
         interrupted = tokio::signal::ctrl_c() => match interrupted {
             Ok(()) => Err(Failure::interrupted()),
             Err(error) => Err(Failure::usage(format!("cannot wait for Ctrl-C: {error}"))),
         },
+        ended = command => ended,
     }
 }
 
