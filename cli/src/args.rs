@@ -1,5 +1,6 @@
 //! The command line: what can be asked for, checked before anything starts.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
@@ -11,7 +12,7 @@ use crate::exit::EXIT_CODES;
 /// The longest time that can be said: a week. Nothing here is meant to wait for ever.
 const SECONDS_MAX: f64 = 604_800.0;
 
-/// Serve, call, ping and inspect dynamo-am nodes.
+/// Serve, call, look at and demonstrate dynamo-am nodes
 #[derive(Debug, Parser)]
 #[command(name = "am", version, after_help = EXIT_CODES, arg_required_else_help = true)]
 pub(crate) struct Cli {
@@ -31,7 +32,18 @@ pub(crate) enum Command {
     Health(InspectArgs),
     /// Ask a node to end in good order; done when it has agreed
     Shutdown(InspectArgs),
+    Demo(DemoArgs),
+    Bench(BenchArgs),
     Completions(CompletionsArgs),
+    /// A worker process of `am demo`
+    #[command(hide = true)]
+    DemoWorker(WorkerArgs),
+    /// One process of a measurement of `am bench`
+    #[command(name = dynamo_am_bench::ROLE_COMMAND, hide = true)]
+    BenchRole {
+        /// What to measure
+        spec: String,
+    },
 }
 
 /// Run a node with the handlers echo, sum, sleep, fail, panic and count
@@ -44,7 +56,7 @@ pub(crate) enum Command {
 ///   sleep  {"ms":N} ends N milliseconds later
 ///   fail   {"message":TEXT} fails with that text
 ///   panic  panics
-///   count  counts messages that want no response, and answers the number so far to those that do
+///   count  counts one-way messages, and answers the number so far when a response is asked for
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES, verbatim_doc_comment)]
 pub(crate) struct ServeArgs {
@@ -169,6 +181,56 @@ pub(crate) struct InspectArgs {
     pub(crate) timeout: Duration,
 }
 
+/// Hash and count the files of a folder by worker processes
+///
+/// Each file is a call to a worker that is free. Files that cannot be read are listed and stop nothing; the files
+/// of a worker that dies go to the others.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct DemoArgs {
+    /// The folder
+    #[arg(default_value = ".", value_hint = ValueHint::DirPath)]
+    pub(crate) dir: PathBuf,
+    /// How many worker processes
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) workers: u32,
+    /// How many files a worker has at once, at most
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) in_flight: u32,
+    /// Write the result as JSON to this file; - for standard output
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// Of the hidden `am demo-worker`.
+#[derive(Debug, Args)]
+pub(crate) struct WorkerArgs {
+    /// The leader's endpoint
+    #[arg(long)]
+    pub(crate) leader: String,
+    /// This worker's number
+    #[arg(long)]
+    pub(crate) number: u32,
+}
+
+/// Measure this machine's figures beside those of raw sockets, in the same run
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct BenchArgs {
+    /// The short set: rtt, 64 outstanding, one-way and 1 MiB over tcp; at most 40 s
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Turns of each system; the median one is reported
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub(crate) runs: u32,
+    /// Runtime threads of each process
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) workers: u32,
+    /// Write the result as JSON to this file; - for standard output
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) json: Option<PathBuf>,
+}
+
 /// Print a completion script for a shell
 #[derive(Debug, Args)]
 pub(crate) struct CompletionsArgs {
@@ -184,7 +246,7 @@ impl Command {
             Self::Ping(args) => args.target.json,
             Self::Call(args) => args.target.json,
             Self::Handlers(args) | Self::Health(args) | Self::Shutdown(args) => args.target.json,
-            Self::Completions(_) => false,
+            _ => false,
         }
     }
 }

@@ -79,6 +79,16 @@ impl Failure {
         Self::new(Exit::Usage, message)
     }
 
+    /// The handler, or the work itself, failed.
+    pub(crate) fn handler(message: impl Into<String>) -> Self {
+        Self::new(Exit::Handler, message)
+    }
+
+    /// Nobody there, or not any more.
+    pub(crate) fn connection(message: impl Into<String>) -> Self {
+        Self::new(Exit::NoConnection, message)
+    }
+
     pub(crate) fn interrupted() -> Self {
         Self::new(Exit::Interrupted, "interrupted")
     }

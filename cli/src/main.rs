@@ -1,4 +1,4 @@
-//! The `am` command: nodes to serve, call, ping and inspect from a terminal or a script, over the public API only.
+//! The `am` command: serves, calls, looks at and demonstrates nodes, over the public API alone.
 //!
 //! `main` reads the command line, runs one command, and turns what came of it into words and an exit code.
 //! Nothing below it ends the process or writes to standard error about a failure of its own.
@@ -6,7 +6,9 @@
 //! It deliberately does no more than a program of any user could: what is missing here is missing in the API.
 
 mod args;
+mod bench;
 mod call;
+mod demo;
 mod exit;
 mod inspect;
 mod output;
@@ -28,7 +30,13 @@ fn main() -> ExitCode {
         Err(error) => return not_understood(&error),
     };
     let as_json = cli.command.wants_json();
-    let ended = start(cli.command);
+    let ended = match cli.command {
+        // These two build runtimes of their own.
+        Command::BenchRole { spec } => return dynamo_am_bench::run_role(&spec),
+        Command::Bench(args) => bench::run(&args).map(|()| Exit::Ok),
+        Command::Completions(args) => completions(&args),
+        command => start(command),
+    };
     let exit = ended.unwrap_or_else(|failure| {
         if let Some(text) = failure.text(as_json) {
             output::print_error(&text);
@@ -57,7 +65,9 @@ async fn run(command: Command) -> Result<Exit, Failure> {
         Command::Handlers(args) => until_interrupted(inspect::handlers(args)).await,
         Command::Health(args) => until_interrupted(inspect::health(args)).await,
         Command::Shutdown(args) => until_interrupted(inspect::shutdown(args)).await,
-        Command::Completions(args) => completions(&args),
+        Command::Demo(args) => demo::run(&args).await.map(|()| Exit::Ok),
+        Command::DemoWorker(args) => demo::worker::run(&args).await.map(|()| Exit::Ok),
+        Command::Bench(_) | Command::BenchRole { .. } | Command::Completions(_) => Ok(Exit::Ok),
     }
 }
 

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use dynamo_am::{ActiveMessageManager, Endpoint, Handler, HandlerError, Raw};
+use dynamo_am::{ActiveMessageManager, DeliveryMode, Endpoint, Handler, HandlerError, Raw};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::ServeArgs;
 use crate::exit::{Exit, Failure};
-use crate::output::print;
+use crate::output::{print, print_error};
 
 #[derive(Deserialize)]
 struct Sum {
@@ -56,7 +56,9 @@ pub(crate) async fn run(args: ServeArgs) -> Result<Exit, Failure> {
     print(announcement(&node, args.json))?;
     tokio::select! {
         () = signals.next() => {}
-        _ = node.shutdown_requested() => {}
+        request = node.shutdown_requested() => {
+            print_error(&format!("am: shutting down on request of {}\n", request.by));
+        }
     }
     tokio::select! {
         ended = node.shutdown() => ended?,
@@ -94,11 +96,11 @@ fn handlers() -> [Handler; 6] {
         }),
         Handler::unary("panic", |cx, _payload: Raw| async move { panicking(cx.sender().instance_id()) }),
         Handler::inline_raw("count", move |cx, _payload| {
-            // A statistic that orders nothing; one link's messages come in order anyway.
-            if cx.mode().wants_response() {
-                return Ok(counted.load(Ordering::Relaxed));
+            // It orders nothing: one link's messages come one after the other anyway.
+            if cx.mode() == DeliveryMode::FireAndForget {
+                counted.fetch_add(1, Ordering::Relaxed);
             }
-            Ok(counted.fetch_add(1, Ordering::Relaxed) + 1)
+            Ok(counted.load(Ordering::Relaxed))
         }),
     ]
 }

@@ -13,7 +13,7 @@ use super::port::{NodePort, PortError, Ticket, Waiting, millis};
 use super::status::{
     Confirmed, FireAndForget, MessageStatus, Mode, WithReceipt, WithReceiptAndResponse, WithResponse,
 };
-use crate::call_error::{CallError, CallInfo, Refusal, TrySendError};
+use crate::api::call_error::{CallError, CallInfo, Refusal, TrySendError};
 use crate::error::check_name;
 use crate::proto::outgoing::Outgoing;
 use crate::wire::codes::Codec;

@@ -10,7 +10,7 @@ use super::context::Request;
 use super::link_event::LinkEvents;
 use super::port::{NodePort, Port, Probe};
 use super::status::{FireAndForget, MessageStatus};
-use crate::call_error::CallError;
+use crate::api::call_error::CallError;
 use crate::endpoint::{Endpoint, EndpointError};
 use crate::error::{ConnectError, check_name};
 use crate::id::InstanceId;
@@ -237,6 +237,12 @@ impl Peer {
     #[must_use]
     pub fn instance_id(&self) -> InstanceId {
         self.port.instance()
+    }
+
+    /// The client that it was got from, for messages that need more than [`call`](Self::call) offers.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        Client { node: self.node.clone(), scope: self.scope.clone() }
     }
 
     /// Where it listens, as it says itself.

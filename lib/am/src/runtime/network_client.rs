@@ -160,7 +160,7 @@ async fn adopt_dialled(
     check_room(node)?;
     let shortcut = match &shaken.stream.peer {
         PeerAddress::Tcp(address) => {
-            let local = crate::zmq::host::is_local_address(address.ip());
+            let local = (node.places.is_local_address)(address.ip());
             if local { shortcut(node, &own).await } else { None }
         }
         _ => None,
@@ -188,7 +188,7 @@ async fn shortcut(
         .endpoints
         .iter()
         .filter_map(|text| text.parse::<Endpoint>().ok())
-        .find(|endpoint| endpoint.ipc_path().is_some_and(crate::zmq::is_in_runtime_dir))?;
+        .find(|endpoint| endpoint.ipc_path().is_some_and(node.places.is_private_path))?;
     let dialled = tokio::time::timeout(SHORTCUT_TIMEOUT, async {
         let (mut stream, hello, leftover) = dial(node, &endpoint, Role::Dial).await.ok()?;
         // Its reader answers: the peer knows this link before it reads our Bye on the other.
@@ -402,7 +402,7 @@ pub(crate) fn link_myself(node: &Arc<Node>) {
     let peer = Arc::new(PeerCore::new(node.instance, node, node.incarnation));
     peer.set_hello(node.incarnation, node.endpoints().to_vec());
     let _ = node.myself.set(peer);
-    let (here, there) = crate::transport::inproc::pair();
+    let (here, there) = (node.places.stream_to_self)();
     for stream in [here, there] {
         let hello = Hello {
             socket_type: crate::wire::zmtp::properties::SocketType::Dealer,
@@ -423,7 +423,6 @@ pub(crate) struct NodeHandle {
     instance: InstanceId,
     incarnation: Incarnation,
     request_timeout: Duration,
-    events: tokio::sync::broadcast::WeakSender<LinkEvent>,
     gone: Arc<PeerCore>,
 }
 
@@ -436,7 +435,6 @@ impl NodeHandle {
             instance: node.instance,
             incarnation: node.incarnation,
             request_timeout: node.limits.request_timeout,
-            events: node.events.downgrade(),
             gone: Arc::new(gone),
         }
     }
@@ -518,8 +516,10 @@ impl NodePort for NodeHandle {
     }
 
     fn link_events(&self) -> LinkEvents {
-        match self.events.upgrade() {
-            Some(events) => LinkEvents(events.subscribe()),
+        let events =
+            self.alive().and_then(|node| node.events.lock().as_ref().map(|events| events.subscribe()));
+        match events {
+            Some(events) => LinkEvents(events),
             // Nobody sends any more, so the stream is over at once.
             None => LinkEvents(tokio::sync::broadcast::channel(1).1),
         }

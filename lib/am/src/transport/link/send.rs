@@ -286,6 +286,11 @@ impl Link {
         if shared.closed {
             return;
         }
+        if let AnswerBody::Response { payload, .. } = answer.body
+            && payload.as_slice().len() as u64 > self.settings.peer_payload_len_max
+        {
+            return self.refuse_long_answer(shared, answer, payload.as_slice().len());
+        }
         let before = shared.out.len();
         let (mut header, payload) = match answer.body {
             AnswerBody::Ack => (Header::reply(Kind::Ack, answer.id), PayloadSource::Borrowed(&[])),
@@ -324,6 +329,15 @@ impl Link {
             shared.out.finishes.add(answer.finishes);
         }
         shared.queued += (shared.out.len() - before) as u64;
+    }
+
+    /// The caller takes no value of this length; that is told instead, and the handler has run all the same.
+    #[cold]
+    fn refuse_long_answer(&self, shared: &mut Shared, answer: &Answer<'_>, len: usize) {
+        let limit = self.settings.peer_payload_len_max;
+        let text = format!("the answer has {len} octets, and the caller takes {limit}");
+        let body = AnswerBody::Nack { code: NackCode::HandlerError, text: &text };
+        self.encode_answer(shared, &Answer { body, is_counted: false, ..*answer });
     }
 
     /// Says Bye and sends no new Messages from now on.

@@ -1,0 +1,83 @@
+//! What is found out about a file: its BLAKE3 hash, and what `wc` counts.
+
+use std::io::{self, Read};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+/// Read at once, in octets.
+const READ_LEN: usize = 256 * 1024;
+
+/// One file's figures.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Digest {
+    /// BLAKE3, in hex.
+    pub(crate) blake3: String,
+    pub(crate) bytes: u64,
+    pub(crate) lines: u64,
+    pub(crate) words: u64,
+}
+
+/// Reads a file once. Lines are newlines; words are what GNU `wc` counts in the C locale: runs between white space
+/// that have a printable octet in them.
+pub(crate) fn digest_file(path: &Path) -> io::Result<Digest> {
+    let mut file = std::fs::File::open(path)?;
+    let mut hasher = blake3::Hasher::new();
+    let mut counts = Counts::default();
+    let mut buffer = vec![0; READ_LEN];
+    loop {
+        let len = match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(len) => len,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        let octets = buffer.get(..len).unwrap_or_default();
+        hasher.update(octets);
+        counts.take(octets);
+    }
+    let words = counts.words + u64::from(counts.in_word);
+    let blake3 = hasher.finalize().to_hex().to_string();
+    Ok(Digest { blake3, bytes: counts.bytes, lines: counts.lines, words })
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    bytes: u64,
+    lines: u64,
+    words: u64,
+    in_word: bool,
+}
+
+impl Counts {
+    fn take(&mut self, octets: &[u8]) {
+        self.bytes += octets.len() as u64;
+        for &octet in octets {
+            match octet {
+                b' ' | b'\t' | b'\n' | 0x0B | 0x0C | b'\r' => {
+                    self.words += u64::from(self.in_word);
+                    self.in_word = false;
+                    self.lines += u64::from(octet == b'\n');
+                }
+                0x21..=0x7E => self.in_word = true,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_do_not_depend_on_how_the_file_was_read() {
+        let text = b"two words\n\x00\xFF \x01x\tlast";
+        let mut whole = Counts::default();
+        whole.take(text);
+        let mut pieces = Counts::default();
+        text.chunks(1).for_each(|piece| pieces.take(piece));
+        assert_eq!((whole.lines, whole.words, whole.in_word), (1, 3, true));
+        assert_eq!((pieces.lines, pieces.words, pieces.in_word), (1, 3, true));
+    }
+}

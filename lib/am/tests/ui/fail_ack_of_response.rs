@@ -1,0 +1,12 @@
+//! A response is the acknowledgement.
+
+use dynamo_am::{CallError, Client, Peer};
+
+async fn wrong(client: &Client, peer: &Peer) -> Result<(), CallError> {
+    client.active_message("square").expect_response::<i64>().send(peer).await?.ack().await?;
+    Ok(())
+}
+
+fn main() {
+    let _ = wrong;
+}

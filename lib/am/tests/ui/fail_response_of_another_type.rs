@@ -1,0 +1,13 @@
+//! The answer is of the type that was asked for.
+
+use dynamo_am::{CallError, Client, Peer};
+
+async fn wrong(client: &Client, peer: &Peer) -> Result<(), CallError> {
+    let sent = client.active_message("square").expect_response::<i64>().send(peer).await?;
+    let _text: String = sent.response().await?;
+    Ok(())
+}
+
+fn main() {
+    let _ = wrong;
+}
