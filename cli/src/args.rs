@@ -133,7 +133,8 @@ pub(crate) struct PingArgs {
 ///
 /// The payload is JSON unless --raw is given, and checked before anything is sent. A reply that is JSON is laid
 /// out for reading, without changing a number or the order of keys; any other, and every reply to --raw, is
-/// written as it came.
+/// written as it came. With --json the reply is one line of JSON whatever it is: text that is no JSON is a
+/// string, and bytes that are no text are {"hex":"00ff"}.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct CallArgs {

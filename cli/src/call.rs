@@ -45,8 +45,7 @@ pub(crate) async fn run(args: CallArgs) -> Result<Exit, Failure> {
         }
         Wait { .. } => {
             let status = message.expect_response::<Raw>().send(&remote.peer).await?;
-            let id = status.id();
-            answer.response(id, &status.response().await?)
+            answer.response(&status.response().await?)
         }
     };
     remote.close().await;
@@ -133,9 +132,9 @@ impl Answer {
         format!("accepted for `{}`, which {words}\n", printable(receipt.handler())).into_bytes()
     }
 
-    fn response(&self, id: MessageId, reply: &Raw) -> Vec<u8> {
+    fn response(&self, reply: &Raw) -> Vec<u8> {
         if self.as_json {
-            return json_line(self.head("response", id), &format!(",{}", reply_member(reply)));
+            return json_reply(reply);
         }
         if !self.raw
             && let Some(mut json) = lay_out(reply, Layout::Pretty)
@@ -159,20 +158,21 @@ fn json_line(mut head: String, members: &str) -> Vec<u8> {
     head.into_bytes()
 }
 
-/// A reply as a member of a JSON object: as it is, or as text, or as hexadecimal digits.
-fn reply_member(reply: &[u8]) -> String {
-    if reply.is_empty() {
-        return r#""reply":null"#.to_owned();
-    }
-    let json = lay_out(reply, Layout::OneLine).and_then(|json| String::from_utf8(json).ok());
-    if let Some(json) = json {
-        return format!(r#""reply":{json}"#);
-    }
-    if let Ok(text) = std::str::from_utf8(reply) {
-        return format!(r#""reply_text":{}"#, json!(text));
-    }
-    let digits: String = reply.iter().map(|octet| format!("{octet:02x}")).collect();
-    format!(r#""reply_hex":"{digits}""#)
+/// A reply as one line of JSON: as it is, or as a string, or in hexadecimal digits if it is no text either.
+fn json_reply(reply: &[u8]) -> Vec<u8> {
+    let mut line = match lay_out(reply, Layout::OneLine) {
+        Some(json) => json,
+        None if reply.is_empty() => b"null".to_vec(),
+        None => match std::str::from_utf8(reply) {
+            Ok(text) => json!(text).to_string().into_bytes(),
+            Err(_) => {
+                let digits: String = reply.iter().map(|octet| format!("{octet:02x}")).collect();
+                json!({"hex": digits}).to_string().into_bytes()
+            }
+        },
+    };
+    line.push(b'\n');
+    line
 }
 
 fn contract_words(contract: &ContractInfo) -> String {
@@ -190,11 +190,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reply_is_a_json_member_whatever_its_bytes() {
-        assert_eq!(reply_member(b""), r#""reply":null"#);
-        assert_eq!(reply_member(b"{ \"n\": 1e400 }"), r#""reply":{"n":1e400}"#);
-        assert_eq!(reply_member(b"plain \"text\""), r#""reply_text":"plain \"text\"""#);
-        assert_eq!(reply_member(&[0xFF, 0x00]), r#""reply_hex":"ff00""#);
+    fn a_reply_is_a_line_of_json_whatever_its_bytes() {
+        assert_eq!(json_reply(b""), b"null\n");
+        assert_eq!(json_reply(b"{ \"n\":\n 1e400 }"), b"{\"n\":1e400}\n");
+        assert_eq!(json_reply(b"plain \"text\""), b"\"plain \\\"text\\\"\"\n");
+        assert_eq!(json_reply(&[0xFF, 0x00]), b"{\"hex\":\"ff00\"}\n");
     }
 
     #[test]
