@@ -1,16 +1,32 @@
 //! The demo against ground truth: real files, real worker processes, and one that is killed.
 
-mod common;
-
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
-use common::{am, code, run, text};
 use serde_json::Value;
+
+/// The command, with no terminal.
+fn am(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_am"));
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    am(args).output().unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap_or(-1)
+}
+
+fn text(octets: &[u8]) -> String {
+    String::from_utf8_lossy(octets).into_owned()
+}
 
 struct Truth {
     files: u64,
@@ -89,7 +105,7 @@ fn folder(files: u32, len: usize) -> tempfile::TempDir {
     root
 }
 
-fn demo(root: &Path, more: &[&str]) -> std::process::Output {
+fn demo(root: &Path, more: &[&str]) -> Output {
     run(&[&["demo", root.to_str().unwrap(), "--json", "-"], more].concat())
 }
 
@@ -146,7 +162,9 @@ fn a_killed_worker_loses_nothing() {
     let victim = loop {
         match workers_of(leader.id()).first() {
             Some(pid) if reads_files(*pid, root.path()) => break *pid,
-            _ if leader.try_wait().unwrap().is_some() => panic!("the demo ended before a worker was seen at work"),
+            _ if leader.try_wait().unwrap().is_some() => {
+                panic!("the demo ended before a worker was seen at work")
+            }
             _ => std::thread::yield_now(),
         }
     };
