@@ -193,6 +193,7 @@ impl PeerCore {
             SendError::Full => PortError::Full,
             SendError::PendingFull { limit } => PortError::PendingFull { limit },
             SendError::TooLarge { limit } => PortError::TooLarge { limit },
+            SendError::NeverAnswers => PortError::NeverAnswers,
             SendError::Retired if self.node.upgrade().is_some_and(|node| node.is_draining()) => {
                 PortError::Gone("this node is shutting down".to_owned())
             }

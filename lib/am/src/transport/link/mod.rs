@@ -48,6 +48,10 @@ pub struct LinkSettings {
     pub own_peer: bool,
     /// We dialled it.
     pub dialled: bool,
+    /// The peer is a foreign REP: it takes nothing without an envelope.
+    pub wants_envelope: bool,
+    /// The peer is a foreign PULL: it answers nothing.
+    pub never_answers: bool,
     /// The longest payload that the peer takes, in octets.
     pub peer_payload_len_max: u64,
     /// The longest payload that we take, in octets.

@@ -36,6 +36,8 @@ pub enum SendError {
         /// The limit.
         limit: usize,
     },
+    /// The peer's kind of socket answers nothing.
+    NeverAnswers,
     /// The link has ended.
     Ended,
     /// One end said Bye: no new messages on this link.
@@ -154,6 +156,9 @@ impl Link {
             return Err(SendError::TooLarge { limit: self.settings.peer_payload_len_max });
         }
         let is_call = message.mode.is_answered();
+        if is_call && self.settings.never_answers {
+            return Err(SendError::NeverAnswers);
+        }
         let is_system =
             is_call && message.handler.starts_with('_') && message.mode != DeliveryMode::WithReceipt;
         let account = if self.settings.own_peer { account_of(payload_len as u64) } else { ORDINARY };
@@ -161,6 +166,9 @@ impl Link {
         self.admit(&shared, account, is_system, ticket)?;
         let id = self.track(&mut shared, message, is_system)?;
         let before = shared.out.len();
+        if self.settings.wants_envelope {
+            frame::encode_header(true, 0, shared.out.octets());
+        }
         let header_len = match message.payload {
             PayloadSource::Borrowed(payload) if message.is_plain() && account == ORDINARY => {
                 push_plain(&mut shared, message, id, payload)
