@@ -148,7 +148,8 @@ impl MessageRouter {
             self.foreign_received.add(charge.accounts[0]);
             return Ok(charge);
         }
-        let is_system = header.handler.first() == Some(&b'_')
+        let is_system = header.total_len.is_none()
+            && header.handler.first() == Some(&b'_')
             && header.mode().is_some_and(|mode| mode.wants_response() || mode.wants_ack());
         if is_system {
             if !self.link.receive_system_call() {

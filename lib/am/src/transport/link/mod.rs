@@ -36,7 +36,7 @@ use crate::proto::credit::{CreditViolation, ReceiveCredit, Totals};
 use crate::proto::pending::{Outcome, Polled, ReceiptReply, Reply, SYSTEM_ID_BIT};
 use crate::wire::codes::{ChunkOf, CreditAccount};
 use crate::wire::credit_frame::CreditTotals;
-use state::{LARGE, ORDINARY, Shared};
+use state::{LARGE, ORDINARY, SYSTEM, Shared};
 
 /// Between own nodes a frame carries at most so many octets of payload; what is longer goes in parts.
 pub const PART_LEN: usize = 1 << 20;
@@ -200,12 +200,12 @@ impl Link {
             let held = shared.held.take();
             let waits_for_bye = shared.bye_waiter.take();
             shared.room.extend(held.into_iter().chain(waits_for_bye));
-            (std::mem::take(&mut shared.senders), std::mem::take(&mut shared.room), shared.flusher.take())
+            (shared.take_senders(), std::mem::take(&mut shared.room), shared.flusher.take())
         };
         self.ended.cancel();
         // A peer that waits for our end of stream must see it, whoever still holds this link.
         let _ = self.writer.shutdown();
-        senders.into_iter().map(|sender| sender.waker).chain(room).chain(flusher).for_each(Waker::wake);
+        senders.chain(room).chain(flusher).for_each(Waker::wake);
     }
 
     /// The reader has stopped, so no more replies come: fails what is pending. Gives how many one-way messages
@@ -280,9 +280,9 @@ impl Link {
         let senders = {
             let mut shared = self.shared.lock();
             shared.retired = true;
-            std::mem::take(&mut shared.senders)
+            shared.take_senders()
         };
-        senders.into_iter().for_each(|sender| sender.waker.wake());
+        senders.for_each(Waker::wake);
     }
 
     /// Takes a reply of the peer; `false` when nobody waits for it any more.
@@ -290,16 +290,19 @@ impl Link {
     pub fn handle_reply(&self, id: u64, reply: Reply) -> bool {
         let is_final = !matches!(reply, Reply::Receipt(_));
         let is_nack = matches!(reply, Reply::Nack { .. });
+        let mut next_system = None;
         let waiter = {
             let mut shared = self.shared.lock();
             if is_final && id & SYSTEM_ID_BIT != 0 {
                 shared.system_sent = shared.system_sent.saturating_sub(1);
+                next_system = shared.senders[SYSTEM].front().map(|sender| sender.waker.clone());
             }
             if is_nack && !shared.large.is_empty() {
                 shared.large.retain(|large| large.id != id || large.of != ChunkOf::Message);
             }
             shared.pending.handle_reply(id & !SYSTEM_ID_BIT, reply)
         };
+        next_system.into_iter().for_each(Waker::wake);
         match waiter {
             Some(Some(waiter)) => waiter.wake(),
             Some(None) => {}
@@ -323,11 +326,9 @@ impl Link {
         let first = {
             let mut shared = self.shared.lock();
             let opened = shared.send_credit[usize::from(account.as_u8())].handle_grant(finished, granted)?;
-            if opened { shared.senders.front().map(|sender| sender.waker.clone()) } else { None }
+            opened.then(|| shared.first_waiting())
         };
-        if let Some(waker) = first {
-            waker.wake();
-        }
+        first.into_iter().flatten().for_each(Waker::wake);
         Ok(())
     }
 

@@ -134,7 +134,7 @@ pub async fn read_loop<I: Inbound>(
     let settings = link.settings();
     let limits = PayloadLimits {
         in_place_len_max: CHUNK_LEN,
-        large_len_min: SHARED_LEN_MIN,
+        large_len_min: CHUNK_LEN,
         frame_len_max: match settings.own_peer {
             true => super::PART_LEN as u64,
             false => settings.payload_len_max,
