@@ -69,7 +69,14 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
     let duplicate = settle_duplicate(node, &peer, dialled);
     let preferred = duplicate == Duplicate::New || (duplicate == Duplicate::SameSide && is_shortcut);
     let before = peer.link();
-    let replaced = peer.attach(link.clone(), preferred);
+    let replaced = {
+        // Under the table's lock, so that the end of another link cannot take the peer out meanwhile.
+        let mut peers = node.peers.write();
+        if !matches!(origin, Origin::Myself) {
+            peers.insert(instance, peer.clone());
+        }
+        peer.attach(link.clone(), preferred)
+    };
     // Of two links the one that goes is read to its Bye first, so that order survives.
     match (&replaced, before) {
         (Some(old), _) => link.read_after(old.clone()),
@@ -191,7 +198,12 @@ impl Life {
             }
             _ if peer.is_redialled() => {}
             _ => {
-                node.peers.write().remove(&peer.instance());
+                let mut peers = node.peers.write();
+                if !peer.is_connected()
+                    && peers.get(&peer.instance()).is_some_and(|known| Arc::ptr_eq(known, peer))
+                {
+                    peers.remove(&peer.instance());
+                }
             }
         }
     }
