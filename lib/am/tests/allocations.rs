@@ -100,7 +100,7 @@ fn an_inline_handlers_payload_is_not_copied_whatever_its_length() {
         let cost = block_on(cost("tcp://127.0.0.1:0", &Raw::from(vec![7u8; len]), COUNT));
         // Buffers still grow and are replaced now and then. A long payload at the end of a chunk, of which there are
         // a quarter to three quarters, is read into a buffer of its own; a copy for each would come on top.
-        let allowed = if len < 16 * KIB { COUNT / 20 } else { COUNT * 9 / 10 };
+        let allowed = if len < 16 * KIB { COUNT / 5 } else { COUNT * 9 / 10 };
         assert!(cost.large < allowed, "{cost:?} for {COUNT} payloads of {len} octets");
     }
 }
