@@ -1,203 +1,297 @@
-//! What can be said on the command line.
+//! The command line: what can be asked for, checked before anything starts.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
+use dynamo_am::{Endpoint, ShutdownPolicy};
 
-use crate::exit::CODES;
+use crate::exit::EXIT_CODES;
 
-/// Serve, call and look at dynamo-am nodes.
+/// The longest time that can be said: a week. Nothing here is meant to wait for ever.
+const SECONDS_MAX: f64 = 604_800.0;
+
+/// Serve, call, look at and demonstrate dynamo-am nodes
 #[derive(Debug, Parser)]
-#[command(name = "am", version, after_help = CODES)]
-pub(crate) struct Args {
+#[command(name = "am", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
+/// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a node with the handlers echo, sum, sleep, fail, panic and count.
     Serve(ServeArgs),
-    /// Time round trips to a node.
     Ping(PingArgs),
-    /// Call a handler of a node.
     Call(CallArgs),
-    /// List a node's handlers.
-    Handlers(NodeArgs),
-    /// Ask a node how it is.
-    Health(NodeArgs),
-    /// Ask a node to shut down.
-    Shutdown(NodeArgs),
-    /// Hash and count all files of a folder by worker processes.
+    /// List the handlers of a node, with what they take and give
+    Handlers(InspectArgs),
+    /// Ask a node how it is: 0 if it takes requests, 4 if it is draining
+    Health(InspectArgs),
+    /// Ask a node to end in good order; done when it has agreed
+    Shutdown(InspectArgs),
     Demo(DemoArgs),
-    /// Measure this machine against raw sockets.
     Bench(BenchArgs),
-    /// Print a shell's completions.
-    Completions {
-        /// The shell.
-        shell: clap_complete::Shell,
-    },
-    #[command(name = "demo-worker", hide = true)]
+    Completions(CompletionsArgs),
+    /// A worker process of `am demo`
+    #[command(hide = true)]
     DemoWorker(WorkerArgs),
-    #[command(name = "bench-role", hide = true)]
-    BenchRole { spec: String },
+    /// One process of a measurement of `am bench`
+    #[command(name = dynamo_am_bench::ROLE_COMMAND, hide = true)]
+    BenchRole {
+        /// What to measure
+        spec: String,
+    },
+}
+
+/// Run a node with the handlers echo, sum, sleep, fail, panic and count
+///
+/// Prints `listening ENDPOINT`, a line each, when it can be called. Ends in good order on Ctrl-C, on
+/// SIGTERM and on `am shutdown`: what runs is finished first. A second signal ends it at once.
+///
+///   echo   gives its payload back
+///   sum    {"a":2,"b":3} gives {"total":5}
+///   sleep  {"ms":N} ends N milliseconds later
+///   fail   {"message":TEXT} fails with that text
+///   panic  panics
+///   count  counts one-way messages, and answers the number so far when a response is asked for
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES, verbatim_doc_comment)]
+pub(crate) struct ServeArgs {
+    /// Where to listen: tcp://HOST:PORT (port 0: a free one), ipc:///PATH or ipc://*; may be said several times
+    #[arg(long, value_name = "ENDPOINT", default_value = "tcp://127.0.0.1:0", value_parser = listenable)]
+    pub(crate) listen: Vec<Endpoint>,
+    /// Allow addresses beyond this machine: nothing authenticates callers yet
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// Who may end the node by `am shutdown`
+    #[arg(long, value_name = "WHO", value_enum, default_value_t = Who::Local)]
+    pub(crate) allow_shutdown: Who,
+    /// Print {"instance":ID,"listening":[ENDPOINT…]} instead, and errors as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Who may do something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Who {
+    /// Nobody
+    Nobody,
+    /// Callers on this machine
+    Local,
+    /// Whoever reaches the node
+    Anybody,
+}
+
+impl From<Who> for ShutdownPolicy {
+    fn from(who: Who) -> Self {
+        match who {
+            Who::Nobody => Self::Nobody,
+            Who::Local => Self::Local,
+            Who::Anybody => Self::Anybody,
+        }
+    }
+}
+
+/// Which node, and how it is reached.
+#[derive(Debug, Args)]
+pub(crate) struct Target {
+    /// The node: tcp://HOST:PORT or ipc:///PATH
+    #[arg(value_parser = dialable)]
+    pub(crate) endpoint: Endpoint,
+    /// Allow nodes beyond this machine: nothing authenticates them yet
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// Print JSON, a line for each thing said, and errors as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Measure round trips to a node
+///
+/// Each is a call of its system handler `_health_check`. Goes on until Ctrl-C unless -c says how often; ends
+/// with a summary, and with 0 only if every call was answered.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct PingArgs {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// How many calls to make
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Seconds from the start of one call to the next; 0: as soon as the last is answered
+    #[arg(short, long, value_name = "SECS", default_value = "1", value_parser = seconds_or_zero)]
+    pub(crate) interval: Duration,
+    /// Seconds that one answer may take
+    #[arg(long, value_name = "SECS", default_value = "5", value_parser = seconds)]
+    pub(crate) timeout: Duration,
+}
+
+/// Call a handler and print its reply
+///
+/// The payload is JSON unless --raw is given, and checked before anything is sent. A reply that is JSON is laid
+/// out for reading, without changing a number or the order of keys; any other, and every reply to --raw, is
+/// written as it came. With --json the reply is one line of JSON whatever it is: text that is no JSON is a
+/// string, and bytes that are no text are {"hex":"00ff"}.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct CallArgs {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// The handler's name
+    #[arg(value_parser = handler_name)]
+    pub(crate) handler: String,
+    /// The payload: JSON text, @FILE, or - for standard input; without it, the payload is empty
+    #[arg(value_name = "PAYLOAD", allow_hyphen_values = true, value_hint = ValueHint::FilePath)]
+    pub(crate) payload: Option<String>,
+    /// Send the payload's bytes as they are, not as JSON; text that begins with @ comes by - or @FILE
+    #[arg(long)]
+    pub(crate) raw: bool,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+    /// Seconds that the call may take in all
+    #[arg(long, value_name = "SECS", default_value = "30", value_parser = seconds)]
+    pub(crate) timeout: Duration,
+}
+
+/// What to wait for, if not for the reply.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub(crate) struct Wait {
+    /// Send it one way: wait until it has left, whatever becomes of it
+    #[arg(long)]
+    pub(crate) notify: bool,
+    /// Wait until the handler has finished well, and print no reply
+    #[arg(long)]
+    pub(crate) confirm: bool,
+    /// Wait until the message is accepted for the handler, and print what it takes and gives
+    #[arg(long)]
+    pub(crate) receipt: bool,
+}
+
+/// Of `am handlers`, `am health` and `am shutdown`, whose words stand at [`Command`].
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct InspectArgs {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Seconds that the answer may take
+    #[arg(long, value_name = "SECS", default_value = "5", value_parser = seconds)]
+    pub(crate) timeout: Duration,
+}
+
+/// Hash and count the files of a folder by worker processes
+///
+/// Each file is a call to a worker that is free. Files that cannot be read are listed and stop nothing; the files
+/// of a worker that dies go to the others.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct DemoArgs {
+    /// The folder
+    #[arg(default_value = ".", value_hint = ValueHint::DirPath)]
+    pub(crate) dir: PathBuf,
+    /// How many worker processes
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) workers: u32,
+    /// How many files a worker has at once, at most
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) in_flight: u32,
+    /// Write the result as JSON to this file; - for standard output
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// Of the hidden `am demo-worker`.
+#[derive(Debug, Args)]
+pub(crate) struct WorkerArgs {
+    /// The leader's endpoint
+    #[arg(long)]
+    pub(crate) leader: String,
+    /// This worker's number
+    #[arg(long)]
+    pub(crate) number: u32,
+}
+
+/// Measure this machine's figures beside those of raw sockets, in the same run
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct BenchArgs {
+    /// The short set: rtt, 64 outstanding, one-way and 1 MiB over tcp; at most 40 s
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Turns of each system; the median one is reported
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub(crate) runs: u32,
+    /// Runtime threads of each process
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) workers: u32,
+    /// Write the result as JSON to this file; - for standard output
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// Print a completion script for a shell
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    pub(crate) shell: Shell,
 }
 
 impl Command {
-    pub(crate) fn wants_json_errors(&self) -> bool {
+    /// Whether errors are to be JSON.
+    pub(crate) fn wants_json(&self) -> bool {
         match self {
             Self::Serve(args) => args.json,
-            Self::Ping(args) => args.json,
-            Self::Call(args) => args.json,
-            Self::Handlers(args) | Self::Health(args) | Self::Shutdown(args) => args.json,
+            Self::Ping(args) => args.target.json,
+            Self::Call(args) => args.target.json,
+            Self::Handlers(args) | Self::Health(args) | Self::Shutdown(args) => args.target.json,
             _ => false,
         }
     }
 }
 
-/// Who may ask a node to shut down.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum AllowShutdown {
-    /// Nobody.
-    Nobody,
-    /// Peers on this machine.
-    Local,
-    /// Every peer.
-    Anybody,
+fn listenable(text: &str) -> Result<Endpoint, String> {
+    let endpoint = text.parse::<Endpoint>().map_err(|error| error.to_string())?;
+    match endpoint {
+        Endpoint::Inproc { .. } => Err("no other process could reach it; use tcp or ipc".to_owned()),
+        endpoint => Ok(endpoint),
+    }
 }
 
-#[derive(Debug, Parser)]
-pub(crate) struct ServeArgs {
-    /// Where to listen: tcp://HOST:PORT, ipc:///PATH or ipc://*; may be said several times.
-    #[arg(long, value_name = "ENDPOINT", default_value = "tcp://127.0.0.1:0")]
-    pub(crate) listen: Vec<String>,
-    /// Allow addresses beyond this machine, although nothing authenticates peers.
-    #[arg(long)]
-    pub(crate) insecure: bool,
-    /// Who may ask this node to shut down.
-    #[arg(long, value_enum, default_value = "local")]
-    pub(crate) allow_shutdown: AllowShutdown,
-    /// Print one line of JSON instead of a line per endpoint.
-    #[arg(long)]
-    pub(crate) json: bool,
+fn dialable(text: &str) -> Result<Endpoint, String> {
+    let endpoint = text.parse::<Endpoint>().map_err(|error| error.to_string())?;
+    if matches!(endpoint, Endpoint::Inproc { .. }) {
+        return Err("it is no endpoint of another process; use tcp or ipc".to_owned());
+    }
+    if endpoint.is_wildcard() {
+        return Err("it stands for many addresses or none; use the one that the node prints".to_owned());
+    }
+    Ok(endpoint)
 }
 
-#[derive(Debug, Parser)]
-pub(crate) struct PingArgs {
-    /// The node's endpoint.
-    pub(crate) endpoint: String,
-    /// How many round trips.
-    #[arg(short = 'c', long, default_value_t = 4)]
-    pub(crate) count: u32,
-    /// Seconds from one to the next.
-    #[arg(short, long, default_value = "0.2", value_parser = seconds)]
-    pub(crate) interval: Duration,
-    /// Seconds after which a round trip is lost.
-    #[arg(long, default_value = "2", value_parser = seconds)]
-    pub(crate) timeout: Duration,
-    /// Allow addresses beyond this machine, although nothing authenticates peers.
-    #[arg(long)]
-    pub(crate) insecure: bool,
-    /// Print JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Parser)]
-pub(crate) struct CallArgs {
-    /// The node's endpoint.
-    pub(crate) endpoint: String,
-    /// The handler's name.
-    pub(crate) handler: String,
-    /// The argument: JSON text, @FILE to read it from a file, or - for standard input. Empty if left out.
-    pub(crate) argument: Option<String>,
-    /// Send the argument's bytes as they are, without a codec.
-    #[arg(long)]
-    pub(crate) raw: bool,
-    /// Send it one way, and wait for nothing.
-    #[arg(long, conflicts_with_all = ["confirm", "receipt"])]
-    pub(crate) notify: bool,
-    /// Wait until the handler has finished, and for no value.
-    #[arg(long, conflicts_with = "receipt")]
-    pub(crate) confirm: bool,
-    /// Wait until the message is accepted, and print what the node says of its handler.
-    #[arg(long)]
-    pub(crate) receipt: bool,
-    /// Seconds that the call may take.
-    #[arg(long, default_value = "30", value_parser = seconds)]
-    pub(crate) timeout: Duration,
-    /// Allow addresses beyond this machine, although nothing authenticates peers.
-    #[arg(long)]
-    pub(crate) insecure: bool,
-    /// Print everything as JSON, errors too; bytes that are no JSON as a string.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Parser)]
-pub(crate) struct NodeArgs {
-    /// The node's endpoint.
-    pub(crate) endpoint: String,
-    /// Seconds that the call may take.
-    #[arg(long, default_value = "5", value_parser = seconds)]
-    pub(crate) timeout: Duration,
-    /// Allow addresses beyond this machine, although nothing authenticates peers.
-    #[arg(long)]
-    pub(crate) insecure: bool,
-    /// Print JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Parser)]
-pub(crate) struct DemoArgs {
-    /// The folder.
-    #[arg(default_value = ".")]
-    pub(crate) dir: PathBuf,
-    /// Worker processes.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub(crate) workers: u32,
-    /// Files that a worker has at once, at most.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
-    pub(crate) in_flight: u32,
-    /// Write the result as JSON to this file; - for standard output.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
-}
-
-#[derive(Debug, Parser)]
-pub(crate) struct WorkerArgs {
-    /// The leader's endpoint.
-    #[arg(long)]
-    pub(crate) leader: String,
-    /// This worker's number.
-    #[arg(long)]
-    pub(crate) number: u32,
-}
-
-#[derive(Debug, Parser)]
-pub(crate) struct BenchArgs {
-    /// The short set: rtt, 64 outstanding, one-way and 1 MiB over tcp; at most 40 s.
-    #[arg(long)]
-    pub(crate) quick: bool,
-    /// Turns of each system; the median one is reported.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
-    pub(crate) runs: u32,
-    /// Runtime threads of each process.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
-    pub(crate) workers: u32,
-    /// Write the result as JSON to this file; - for standard output.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
+fn handler_name(text: &str) -> Result<String, String> {
+    match text.len() {
+        0 => Err("it is empty".to_owned()),
+        1..=255 => Ok(text.to_owned()),
+        _ => Err("it is longer than 255 octets".to_owned()),
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| format!("`{text}` is no number of seconds"))?;
-    if !(0.0..=86_400.0).contains(&seconds) {
-        return Err("must be between 0 and 86400 seconds".to_owned());
+    match seconds_or_zero(text)? {
+        duration if duration < Duration::from_millis(1) => Err("it is less than a millisecond".to_owned()),
+        duration => Ok(duration),
     }
-    Ok(Duration::from_secs_f64(seconds))
+}
+
+fn seconds_or_zero(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "it is no number of seconds, such as 2 or 0.5".to_owned())?;
+    if !(0.0..=SECONDS_MAX).contains(&seconds) {
+        return Err(format!("it is not between 0 and {SECONDS_MAX} seconds"));
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -207,15 +301,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
-        Args::command().debug_assert();
+    fn the_command_line_holds_together() {
+        Cli::command().debug_assert();
     }
 
     #[test]
-    fn seconds_are_bounded() {
+    fn times_are_decimal_seconds_within_a_week() {
         assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
-        for bad in ["-1", "nan", "x", "1e9"] {
-            assert!(seconds(bad).is_err(), "{bad}");
+        assert_eq!(seconds_or_zero("0"), Ok(Duration::ZERO));
+        for text in ["", "x", "-1", "nan", "inf", "0", "0.0001", "1e9", "604801"] {
+            assert!(seconds(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn endpoints_that_cannot_work_are_found_at_once() {
+        for text in ["tcp://127.0.0.1:0", "tcp://*:1", "ipc://*", "inproc://x", "localhost:1", ""] {
+            assert!(dialable(text).is_err(), "{text}");
+        }
+        assert!(listenable("inproc://x").is_err() && listenable("ipc://*").is_ok());
+        assert!(dialable("tcp://127.0.0.1:1").is_ok() && dialable("ipc:///tmp/x").is_ok());
     }
 }

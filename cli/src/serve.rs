@@ -1,17 +1,17 @@
-//! `am serve`: a node with handlers to try things on.
+//! `am serve`: a node with handlers to try things on, until a signal or `am shutdown` ends it.
 
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use dynamo_am::{ActiveMessageManager, DeliveryMode, Handler, HandlerError, RegisterError, ShutdownPolicy};
+use dynamo_am::{ActiveMessageManager, DeliveryMode, Endpoint, Handler, HandlerError, Raw};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::args::{AllowShutdown, ServeArgs};
-use crate::exit::Failure;
+use crate::args::ServeArgs;
+use crate::exit::{Exit, Failure};
+use crate::output::{print, print_error};
 
 #[derive(Deserialize)]
 struct Sum {
@@ -34,71 +34,99 @@ struct Fail {
     message: String,
 }
 
-/// Serves until it is interrupted, or asked to shut down by a peer that may.
-pub(crate) async fn run(args: &ServeArgs) -> Result<(), Failure> {
-    let mut builder = ActiveMessageManager::builder().allow_shutdown(match args.allow_shutdown {
-        AllowShutdown::Nobody => ShutdownPolicy::Nobody,
-        AllowShutdown::Local => ShutdownPolicy::Local,
-        AllowShutdown::Anybody => ShutdownPolicy::Anybody,
-    });
-    for endpoint in &args.listen {
-        builder = builder.listen(endpoint.as_str());
+/// Serves until it is told to end.
+///
+/// # Errors
+///
+/// When it cannot listen, when nobody reads its first lines, or when handlers would not end.
+pub(crate) async fn run(args: ServeArgs) -> Result<Exit, Failure> {
+    // Before the first line is printed: who reads it may send a signal at once.
+    let mut signals = Signals::new()?;
+    let mut builder = ActiveMessageManager::builder().allow_shutdown(args.allow_shutdown.into());
+    for endpoint in args.listen {
+        builder = builder.listen(endpoint);
     }
     if args.insecure {
         builder = builder.allow_insecure();
     }
-    let no_signals = |error: std::io::Error| Failure::usage(format!("cannot watch for signals: {error}"));
-    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
     let node = builder.start().await?;
-    register(&node).map_err(|error| Failure::usage(error.to_string()))?;
-    announce(&node, args.json).map_err(|error| Failure::usage(format!("cannot print: {error}")))?;
+    for handler in handlers() {
+        node.register(handler)?;
+    }
+    print(announcement(&node, args.json))?;
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        request = node.shutdown_requested() => eprintln!("am: shutting down on request of {}", request.by),
+        () = signals.next() => {}
+        request = node.shutdown_requested() => {
+            print_error(&format!("am: shutting down on request of {}\n", request.by));
+        }
     }
-    node.shutdown().await.map_err(|error| Failure::handler(error.to_string()))
+    tokio::select! {
+        ended = node.shutdown() => ended?,
+        () = signals.next() => return Err(Failure::interrupted()),
+    }
+    Ok(Exit::Ok)
 }
 
-fn announce(node: &ActiveMessageManager, as_json: bool) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    let listening: Vec<String> = node.endpoints().iter().map(ToString::to_string).collect();
+fn announcement(node: &ActiveMessageManager, as_json: bool) -> String {
+    let endpoints = node.endpoints().iter().map(Endpoint::to_string);
     if as_json {
-        writeln!(out, "{}", json!({"instance": node.instance_id().to_string(), "listening": listening}))?;
-    } else {
-        for endpoint in listening {
-            writeln!(out, "listening {endpoint}")?;
-        }
+        let listening: Vec<String> = endpoints.collect();
+        return format!("{}\n", json!({"instance": node.instance_id().to_string(), "listening": listening}));
     }
-    out.flush()
+    endpoints.map(|endpoint| format!("listening {endpoint}\n")).collect()
 }
 
-fn register(node: &ActiveMessageManager) -> Result<(), RegisterError> {
-    node.register(Handler::inline_raw("echo", |_cx, payload| Ok(payload.to_raw())))?;
-    node.register(Handler::inline("sum", |_cx, sum: Sum| {
-        let total =
-            sum.a.checked_add(sum.b).ok_or_else(|| HandlerError::msg("the sum does not fit 64 bits"))?;
-        Ok(Total { total })
-    }))?;
-    node.register(Handler::unary("sleep", |cx, sleep: Sleep| async move {
+fn handlers() -> [Handler; 6] {
+    let counted = Arc::new(AtomicU64::new(0));
+    [
+        Handler::inline_raw("echo", |_cx, payload| Ok(payload.to_raw())),
+        Handler::unary("sum", |_cx, Sum { a, b }: Sum| async move {
+            let total = a.checked_add(b);
+            let total = total.ok_or_else(|| HandlerError::msg("the sum does not fit in 64 bits"))?;
+            Ok(Total { total })
+        }),
+        Handler::unary("sleep", |cx, Sleep { ms }: Sleep| async move {
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(ms)) => Ok(()),
+                () = cx.cancelled() => Err(HandlerError::msg("nobody waits for the end any more")),
+            }
+        }),
+        Handler::unary("fail", |_cx, Fail { message }: Fail| async move {
+            Err::<(), _>(HandlerError::msg(message))
+        }),
+        Handler::unary("panic", |cx, _payload: Raw| async move { panicking(cx.sender().instance_id()) }),
+        Handler::inline_raw("count", move |cx, _payload| {
+            // It orders nothing: one link's messages come one after the other anyway.
+            if cx.mode() == DeliveryMode::FireAndForget {
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(counted.load(Ordering::Relaxed))
+        }),
+    ]
+}
+
+fn panicking(by: dynamo_am::InstanceId) -> Result<(), HandlerError> {
+    panic!("on purpose, as {by} asked for")
+}
+
+/// The signals that end a server.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| Failure::usage(format!("cannot listen for signals: {error}")))
+        };
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
         tokio::select! {
-            () = tokio::time::sleep(Duration::from_millis(sleep.ms)) => Ok(()),
-            () = cx.cancelled() => Err(HandlerError::msg("the caller has left")),
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
-    }))?;
-    node.register(Handler::unary("fail", |_cx, fail: Fail| async move {
-        Err::<(), _>(HandlerError::msg(fail.message))
-    }))?;
-    node.register(Handler::unary("panic", |cx, (): ()| async move {
-        assert!(cx.handler() != "panic", "asked to panic");
-        Ok(())
-    }))?;
-    let count = Arc::new(AtomicU64::new(0));
-    node.register(Handler::inline_raw("count", move |cx, _payload| {
-        if cx.mode() == DeliveryMode::FireAndForget {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(count.load(Ordering::Relaxed))
-    }))
+    }
 }

@@ -50,7 +50,7 @@ fn main() -> ExitCode {
 
 fn test(repository: &Repository) -> Outcome {
     let python = python::with_pyzmq(repository)?;
-    step::run(repository.cargo(&["test", "--workspace"]).env(python::VARIABLE, &python))?;
+    step::run(repository.cargo(&["test", "--workspace", "--all-features"]).env(python::VARIABLE, &python))?;
     step::run(&mut repository.cargo(&["test", "-p", "dynamo-am", "--no-default-features", "--lib"]))?;
     step::heading("cargo xtask tidy");
     tidy::run(repository)?;

@@ -5,8 +5,6 @@
 
 #[cfg(feature = "runtime")]
 mod api;
-#[cfg(feature = "runtime")]
-mod call_error;
 pub mod endpoint;
 pub mod error;
 pub mod id;
@@ -23,6 +21,7 @@ pub mod zmq;
 #[cfg(feature = "runtime")]
 pub use api::{
     builder::{MessageBuilder, NoPayload},
+    call_error::{CallError, CallInfo, HandlerError, Refusal, TrySendError},
     client::{Client, IntoEndpoint, Peer},
     codec::{CodecError, Decode, Encode, PayloadRef, Raw},
     context::{ActiveMessageContext, InlineContext, Sender},
@@ -34,8 +33,6 @@ pub use api::{
         Confirmed, FireAndForget, MessageStatus, Mode, WithReceipt, WithReceiptAndResponse, WithResponse,
     },
 };
-#[cfg(feature = "runtime")]
-pub use call_error::{CallError, CallInfo, HandlerError, Refusal, TrySendError};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{BindError, ConnectAttempt, ConnectError, RegisterError, StartError};
 pub use id::{Incarnation, InstanceId, InstanceIdError};

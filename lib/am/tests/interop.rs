@@ -69,8 +69,8 @@ async fn python() -> &'static str {
             let check = Command::new(&python).args(["-c", "import zmq"]).stderr(Stdio::null()).status().await;
             assert!(
                 check.is_ok_and(|status| status.success()),
-                "`{python}` cannot import zmq. Run `python3 -m venv /tmp/py && /tmp/py/bin/pip install \
-                 'pyzmq==27.*'` and set DYNAMO_AM_PYTHON=/tmp/py/bin/python"
+                "`{python}` cannot import zmq: run `cargo xtask test`, which installs it, or set DYNAMO_AM_PYTHON \
+                 to a Python that has pyzmq"
             );
             python
         })

@@ -129,6 +129,8 @@ fn no_test_is_ignored() {
     assert_found("cli/src/main.rs", "#[ignore] fn f() {}", "ignored test");
     assert_found("cli/src/main.rs", "#[ignore = \"slow\"] fn f() {}", "ignored test");
     assert_found("cli/src/main.rs", "#[cfg_attr(miri, ignore)] fn f() {}", "ignored test");
+    let elsewhere = "//! x\n#[ignore = \"ends its process; run by another test\"]\nfn f() {}";
+    assert_clean("cli/src/main.rs", elsewhere);
     assert_clean("cli/src/main.rs", "fn f() { let x = [ignore]; } // #[ignore]");
 }
 

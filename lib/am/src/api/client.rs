@@ -10,7 +10,7 @@ use super::context::Request;
 use super::link_event::LinkEvents;
 use super::port::{NodePort, Port, Probe};
 use super::status::{FireAndForget, MessageStatus};
-use crate::call_error::CallError;
+use crate::api::call_error::CallError;
 use crate::endpoint::{Endpoint, EndpointError};
 use crate::error::{ConnectError, check_name};
 use crate::id::InstanceId;

@@ -183,7 +183,12 @@ impl<T: DeserializeOwned> Decode for T {
                 rmp_serde::from_slice(&[MESSAGEPACK_NIL]).map_err(|e| decode_error(&e, "an empty payload"))
             }
             Codec::Json => serde_json::from_slice(octets).map_err(|e| decode_error(&e, "JSON")),
-            Codec::MessagePack => rmp_serde::from_slice(octets).map_err(|e| decode_error(&e, "MessagePack")),
+            Codec::MessagePack => {
+                let mut rest = octets;
+                let value = T::deserialize(&mut rmp_serde::Deserializer::new(&mut rest))
+                    .map_err(|e| decode_error(&e, "MessagePack"))?;
+                if rest.is_empty() { Ok(value) } else { Err(decode_error(&TRAILING, "MessagePack")) }
+            }
             Codec::Raw => Err(CodecError::RawForTyped),
         }
     }
@@ -202,6 +207,9 @@ impl Decode for Raw {
         Ok(Self(payload.into_bytes()))
     }
 }
+
+/// JSON's own parser says much the same.
+const TRAILING: &str = "octets follow the value";
 
 /// MessagePack's nil, which `()` and `None` encode to.
 const MESSAGEPACK_NIL: u8 = 0xC0;

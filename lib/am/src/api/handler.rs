@@ -10,7 +10,7 @@ use super::control::{ContractInfo, DispatchMode, ResponseType};
 use super::handler_call::{
     Answer, Answered, Failure, HandlerCall, argument, blocking, inline, inline_raw, reply_value, spawned,
 };
-use crate::call_error::HandlerError;
+use crate::api::call_error::HandlerError;
 use crate::proto::payload::Payload;
 use crate::wire::codes::NackCode;
 

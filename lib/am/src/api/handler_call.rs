@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::codec::{CodecError, Decode, Encode, encode_owned, sent_codec};
 use super::context::{ActiveMessageContext, InlineContext};
 use super::port::BoxFuture;
-use crate::call_error::HandlerError;
+use crate::api::call_error::HandlerError;
 use crate::proto::outgoing::PayloadSource;
 use crate::proto::payload::Payload;
 use crate::wire::codes::{Codec, NackCode};

@@ -4,6 +4,7 @@
 //! so that the two form no cycle.
 
 pub(crate) mod builder;
+pub(crate) mod call_error;
 pub(crate) mod client;
 pub(crate) mod codec;
 pub(crate) mod context;

@@ -11,7 +11,7 @@ use super::codec::{Decode, contract_name};
 use super::context::Request;
 use super::control::{ContractInfo, MessageId, ReceiptAck};
 use super::port::{Calls, Ticket};
-use crate::call_error::{CallError, CallInfo, Refusal};
+use crate::api::call_error::{CallError, CallInfo, Refusal};
 use crate::id::InstanceId;
 use crate::proto::pending::{Outcome, ReceiptReply};
 use crate::wire::codes::{DeliveryMode, NackCode, RECEIPT_ACCEPTED};

@@ -321,7 +321,10 @@ mod tests {
         /// Whatever the order of sends, finishes and frames, honest ends never find each other in breach, and
         /// nothing stays blocked once all is finished and told.
         #[test]
-        fn honest_ends_agree(window in (1u64..20, 1u64..5000), steps in prop::collection::vec((0u8..3, 1u64..4000), 1..200)) {
+        fn honest_ends_agree(
+            window in (1u64..20, 1u64..5000),
+            steps in prop::collection::vec((0u8..3, 1u64..4000), 1..200),
+        ) {
             let window = totals(window.0, window.1);
             let (mut sender, mut receiver) = (SendCredit::new(window), ReceiveCredit::new(window));
             let mut meter = ReceiveMeter::new(window);

@@ -339,7 +339,8 @@ impl InlineRun<'_> {
         if let Err(failure) = &result {
             entry.counters.failed.increment(1);
             if !mode.is_answered() {
-                tracing::debug!(handler = %entry.name, id = %context.id(), "a one-way message failed: {}", failure.text);
+                let id = context.id();
+                tracing::debug!(handler = %entry.name, %id, "a one-way message failed: {}", failure.text);
             }
         }
         let body = match &result {

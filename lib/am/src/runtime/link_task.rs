@@ -13,8 +13,8 @@ use crate::api::link_event::LinkEvent;
 use crate::api::port::Port;
 use crate::endpoint::Endpoint;
 use crate::id::{Incarnation, InstanceId};
+use crate::transport::ByteStream;
 use crate::transport::link::{Link, LinkEnd, reader};
-use crate::transport::{ByteStream, StreamReader};
 use crate::wire::answer::PeerClass;
 use crate::wire::zmtp::properties::{Hello, SocketType};
 
@@ -67,48 +67,43 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
     let flusher = link.clone();
     node.spawner.spawn(async move { flusher.flush_loop().await });
     let duplicate = settle_duplicate(node, &peer, dialled);
-    let was_connected = peer.is_connected();
-    let preferred = is_shortcut || duplicate == Duplicate::New;
+    let preferred = duplicate == Duplicate::New || (duplicate == Duplicate::SameSide && is_shortcut);
+    let before = peer.link();
     let replaced = peer.attach(link.clone(), preferred);
-    if !matches!(origin, Origin::Myself) && !was_connected {
+    // Of two links the one that goes is read to its Bye first, so that order survives.
+    match (&replaced, before) {
+        (Some(old), _) => link.read_after(old.clone()),
+        (None, Some(kept)) if duplicate == Duplicate::Old => kept.read_after(link.clone()),
+        _ => {}
+    }
+    if !matches!(origin, Origin::Myself) && peer.announce(true) {
         node.emit(LinkEvent::Up { peer: instance, is_own });
     }
-    let owner = node.clone();
-    let of_peer = peer.clone();
-    let runs = link.clone();
+    let life = Life { node: node.clone(), peer: peer.clone(), link: link.clone(), running, is_over: false };
     let came_by = origin.clone();
+    let busy_poll = node.settings.busy_poll;
     node.spawner.spawn(async move {
-        let busy_poll = owner.settings.busy_poll;
-        let end = read(&runs, stream.reader, leftover, &mut router, busy_poll).await;
-        end_link(&owner, &of_peer, &runs, &running, end, &came_by);
+        let end = reader::read_loop(&life.link, stream.reader, leftover, &mut router, busy_poll).await;
+        life.end(end, &came_by);
     });
     node.wake_sweep();
     if node.is_stopped() {
         link.end(LinkEnd::NodeStopped);
     } else if node.is_draining() {
-        link.say_bye();
+        link.say_bye(false);
     }
     if let Some(old) = replaced {
-        retire(node, old);
+        retire(node, old, true);
     } else if duplicate == Duplicate::Old && !matches!(origin, Origin::Myself) {
-        retire(node, link);
+        retire(node, link, true);
     }
     peer
 }
 
-async fn read(
-    link: &Arc<Link>,
-    stream: Box<dyn StreamReader>,
-    leftover: Vec<u8>,
-    router: &mut MessageRouter,
-    busy_poll: std::time::Duration,
-) -> LinkEnd {
-    reader::read_loop(link, stream, leftover, router, busy_poll).await
-}
-
-/// A link carries no new messages any more: says goodbye, and closes it when nothing is owed either way.
-pub(crate) fn retire(node: &Arc<Node>, link: Arc<Link>) {
-    link.say_bye();
+/// A link carries no new messages any more: says goodbye, and closes it when nothing is owed either way. `moved`:
+/// another link takes its place.
+pub(crate) fn retire(node: &Arc<Node>, link: Arc<Link>, moved: bool) {
+    link.say_bye(moved);
     let limit = node.limits.drain_timeout;
     node.spawner.spawn(async move { farewell(&link, limit).await });
 }
@@ -164,43 +159,58 @@ fn settle_duplicate(node: &Node, peer: &PeerCore, new_is_dialled: bool) -> Dupli
     }
 }
 
-fn end_link(
-    node: &Arc<Node>,
-    peer: &Arc<PeerCore>,
-    link: &Arc<Link>,
-    running: &Running,
-    end: LinkEnd,
-    origin: &Origin,
-) {
-    // What was buffered when a foreign client ended its stream has had its chance; see the reader's last turn.
-    let pending_calls = link.pending_calls() as u64;
-    let unsent_len = link.waiting_len() as u64;
-    let reason = link.end_reason().cloned().unwrap_or(end);
-    link.end(reason.clone());
-    running.cancel_all();
-    link.finish();
-    node.links.lock().retain(|entry| !Arc::ptr_eq(&entry.link, link));
-    let is_last = peer.detach(link, true);
-    if matches!(origin, Origin::Myself) || node.is_stopped() {
-        return;
-    }
-    tracing::debug!(peer = %peer.instance(), %reason, "a link has ended");
-    if !is_last {
-        return;
-    }
-    node.emit(LinkEvent::Down {
-        peer: peer.instance(),
-        reason: reason.to_string(),
-        pending_calls,
-        unsent_len,
-    });
-    match origin {
-        Origin::Dialled { endpoints, is_foreign } if peer.is_redialled() && !node.is_draining() => {
-            redial(node, peer, endpoints.clone(), *is_foreign);
+/// What must happen when a link has ended, however its task does.
+struct Life {
+    node: Arc<Node>,
+    peer: Arc<PeerCore>,
+    link: Arc<Link>,
+    running: Arc<Running>,
+    is_over: bool,
+}
+
+impl Life {
+    /// The reader has come to the end: fails what is pending, and dials again if that was agreed.
+    fn end(mut self, end: LinkEnd, origin: &Origin) {
+        self.is_over = true;
+        let (node, peer, link) = (&self.node, &self.peer, &self.link);
+        let pending_calls = link.pending_calls() as u64;
+        let unsent_len = link.waiting_len() as u64;
+        let reason = link.end_reason().cloned().unwrap_or(end);
+        let is_last = self.close(reason.clone());
+        if matches!(origin, Origin::Myself) || node.is_stopped() || !is_last {
+            return;
         }
-        _ if peer.is_redialled() => {}
-        _ => {
-            node.peers.write().remove(&peer.instance());
+        tracing::debug!(peer = %peer.instance(), %reason, "the last link to a peer has ended");
+        let reason = reason.to_string();
+        if peer.announce(false) {
+            node.emit(LinkEvent::Down { peer: peer.instance(), reason, pending_calls, unsent_len });
+        }
+        match origin {
+            Origin::Dialled { endpoints, is_foreign } if peer.is_redialled() && !node.is_draining() => {
+                redial(node, peer, endpoints.clone(), *is_foreign);
+            }
+            _ if peer.is_redialled() => {}
+            _ => {
+                node.peers.write().remove(&peer.instance());
+            }
+        }
+    }
+
+    fn close(&self, reason: LinkEnd) -> bool {
+        self.link.end(reason);
+        self.running.cancel_all();
+        self.link.finish();
+        self.node.links.lock().retain(|entry| !Arc::ptr_eq(&entry.link, &self.link));
+        self.peer.detach(&self.link, true)
+    }
+}
+
+impl Drop for Life {
+    /// The task was dropped where it waited: the node has stopped, or its runtime has gone.
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.close(LinkEnd::NodeStopped);
+            self.peer.give_up("the runtime of this node has ended".to_owned());
         }
     }
 }

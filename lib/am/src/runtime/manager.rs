@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::network_client::{accept, link_myself, random_incarnation, random_instance};
-use super::node::{Node, NodeParts, Settings, ShutdownPolicy, ShutdownRequest};
+use super::node::{Node, NodeParts, Places, Settings, ShutdownPolicy, ShutdownRequest};
 use super::registry::HandlerEvents;
 use super::shutdown::{ShutdownError, shutdown};
 use super::{sweep, system_handlers};
@@ -18,7 +18,7 @@ use crate::endpoint::{Endpoint, EndpointError};
 use crate::error::{BindError, RegisterError, StartError};
 use crate::id::InstanceId;
 use crate::limits::Limits;
-use crate::transport::inproc::InprocTransport;
+use crate::transport::inproc::{self, InprocTransport};
 use crate::transport::{Listener, ThinTransport};
 use crate::zmq::{IpcTransport, TcpTransport, host};
 
@@ -271,6 +271,11 @@ impl ManagerBuilder {
                 use_ipc: !self.no_ipc,
             },
             transports,
+            places: Places {
+                is_local_address: host::is_local_address,
+                is_private_path: crate::zmq::is_in_runtime_dir,
+                stream_to_self: inproc::pair,
+            },
         }));
         // From here on a failure stops what was started.
         let manager = ActiveMessageManager { node };

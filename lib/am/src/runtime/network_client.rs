@@ -149,18 +149,21 @@ async fn adopt_dialled(
         return Err(ConnectError::NodeStopped);
     }
     let known = node.peers.read().get(&own.instance).cloned();
-    if let Some(known) = known
-        && known.incarnation() == own.incarnation
-        && known.link().is_some_and(|link| link.is_usable())
+    let linked = known
+        .filter(|known| known.incarnation() == own.incarnation)
+        .and_then(|known| known.link().filter(|link| link.is_usable()).map(|link| (known, link)));
+    if let Some((known, link)) = &linked
+        && link.settings().dialled
     {
         // Nothing was sent on the new stream: it just ends, and disturbs nobody.
         known.set_redialled(true);
-        return Ok(known);
+        return Ok(known.clone());
     }
     check_room(node)?;
     let shortcut = match &shaken.stream.peer {
-        PeerAddress::Tcp(address) => {
-            let local = crate::zmq::host::is_local_address(address.ip());
+        // The two ends settle first which of two crossing links stays.
+        PeerAddress::Tcp(address) if linked.is_none() => {
+            let local = (node.places.is_local_address)(address.ip());
             if local { shortcut(node, &own).await } else { None }
         }
         _ => None,
@@ -188,7 +191,7 @@ async fn shortcut(
         .endpoints
         .iter()
         .filter_map(|text| text.parse::<Endpoint>().ok())
-        .find(|endpoint| endpoint.ipc_path().is_some_and(crate::zmq::is_in_runtime_dir))?;
+        .find(|endpoint| endpoint.ipc_path().is_some_and(node.places.is_private_path))?;
     let dialled = tokio::time::timeout(SHORTCUT_TIMEOUT, async {
         let (mut stream, hello, leftover) = dial(node, &endpoint, Role::Dial).await.ok()?;
         // Its reader answers: the peer knows this link before it reads our Bye on the other.
@@ -402,7 +405,7 @@ pub(crate) fn link_myself(node: &Arc<Node>) {
     let peer = Arc::new(PeerCore::new(node.instance, node, node.incarnation));
     peer.set_hello(node.incarnation, node.endpoints().to_vec());
     let _ = node.myself.set(peer);
-    let (here, there) = crate::transport::inproc::pair();
+    let (here, there) = (node.places.stream_to_self)();
     for stream in [here, there] {
         let hello = Hello {
             socket_type: crate::wire::zmtp::properties::SocketType::Dealer,
@@ -423,7 +426,6 @@ pub(crate) struct NodeHandle {
     instance: InstanceId,
     incarnation: Incarnation,
     request_timeout: Duration,
-    events: tokio::sync::broadcast::WeakSender<LinkEvent>,
     gone: Arc<PeerCore>,
 }
 
@@ -436,7 +438,6 @@ impl NodeHandle {
             instance: node.instance,
             incarnation: node.incarnation,
             request_timeout: node.limits.request_timeout,
-            events: node.events.downgrade(),
             gone: Arc::new(gone),
         }
     }
@@ -510,7 +511,7 @@ impl NodePort for NodeHandle {
             peer.set_redialled(false);
             for link in peer.links() {
                 peer.detach(&link, false);
-                retire(&node, link);
+                retire(&node, link, false);
             }
             peer.give_up("disconnected on request".to_owned());
             node.peers.write().remove(&instance);
@@ -518,8 +519,11 @@ impl NodePort for NodeHandle {
     }
 
     fn link_events(&self) -> LinkEvents {
-        match self.events.upgrade() {
-            Some(events) => LinkEvents(events.subscribe()),
+        let events = self
+            .alive()
+            .and_then(|node| node.events.lock().as_ref().map(tokio::sync::broadcast::Sender::subscribe));
+        match events {
+            Some(events) => LinkEvents(events),
             // Nobody sends any more, so the stream is over at once.
             None => LinkEvents(tokio::sync::broadcast::channel(1).1),
         }

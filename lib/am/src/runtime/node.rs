@@ -6,7 +6,8 @@
 //! Lock order: `peers` before a peer's own lock before a link's lock; nothing else is held together.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -21,15 +22,15 @@ use super::peer::PeerCore;
 use super::registry::Registry;
 use super::running::Running;
 use super::spawner::Spawner;
-use crate::api::link_event::LinkEvent;
+use crate::api::link_event::{LINK_EVENTS_KEPT, LinkEvent};
 use crate::api::port::NodePort;
 use crate::endpoint::Endpoint;
 use crate::id::{Incarnation, InstanceId};
 use crate::limits::Limits;
 use crate::proto::credit::Totals;
-use crate::transport::ThinTransport;
 use crate::transport::link::{Link, LinkEnd, LinkSettings, PART_LEN, Ticks};
-use crate::wire::zmtp::properties::{AM_VERSION, AmHello, Hello};
+use crate::transport::{ByteStream, ThinTransport};
+use crate::wire::zmtp::properties::{AM_VERSION, AmHello, Hello, SocketType};
 
 /// Who may ask this node to shut down by `_request_shutdown`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -50,6 +51,17 @@ pub enum ShutdownPolicy {
 pub struct ShutdownRequest {
     /// Who asked.
     pub by: InstanceId,
+}
+
+/// What the rest of the runtime asks of the transports without naming one; chosen by the manager.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Places {
+    /// Whether an address is one of this machine's.
+    pub(crate) is_local_address: fn(IpAddr) -> bool,
+    /// Whether a socket path lies in this user's private directory.
+    pub(crate) is_private_path: fn(&Path) -> bool,
+    /// Two ends of a stream within this process.
+    pub(crate) stream_to_self: fn() -> (ByteStream, ByteStream),
 }
 
 /// What the builder settled.
@@ -83,13 +95,15 @@ pub(crate) struct Node {
     pub(crate) limits: Limits,
     pub(crate) settings: Settings,
     pub(crate) transports: Vec<Arc<dyn ThinTransport>>,
+    pub(crate) places: Places,
     pub(crate) endpoints: OnceLock<Vec<Endpoint>>,
     pub(crate) ticks: Arc<Ticks>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) peers: RwLock<HashMap<InstanceId, Arc<PeerCore>>>,
     pub(crate) myself: OnceLock<Arc<PeerCore>>,
     pub(crate) links: Mutex<Vec<LinkEntry>>,
-    pub(crate) events: broadcast::Sender<LinkEvent>,
+    /// `None` after the node's end, so that readers see theirs.
+    pub(crate) events: Mutex<Option<broadcast::Sender<LinkEvent>>>,
     pub(crate) spawner: Spawner,
     pub(crate) counters: Counters,
     pub(crate) handler_waiters: HandlerWaiters,
@@ -115,6 +129,7 @@ pub(crate) struct NodeParts {
     pub(crate) limits: Limits,
     pub(crate) settings: Settings,
     pub(crate) transports: Vec<Arc<dyn ThinTransport>>,
+    pub(crate) places: Places,
 }
 
 impl Node {
@@ -127,13 +142,14 @@ impl Node {
             limits: parts.limits,
             settings: parts.settings,
             transports: parts.transports,
+            places: parts.places,
             endpoints: OnceLock::new(),
             ticks: Arc::default(),
             registry: Arc::new(Registry::new()),
             peers: RwLock::default(),
             myself: OnceLock::new(),
             links: Mutex::default(),
-            events: broadcast::channel(crate::api::link_event::LINK_EVENTS_KEPT).0,
+            events: Mutex::new(Some(broadcast::channel(LINK_EVENTS_KEPT).0)),
             spawner: Spawner::new(),
             counters: Counters::new(),
             handler_waiters: HandlerWaiters::new(waiters_max),
@@ -186,6 +202,8 @@ impl Node {
         let peers: Vec<_> = self.peers.read().values().cloned().collect();
         peers.iter().chain(self.myself.get()).for_each(|peer| peer.node_stopped());
         self.handler_waiters.end();
+        self.registry.close();
+        self.events.lock().take();
     }
 
     /// The sweep must look sooner than it meant to.
@@ -201,7 +219,9 @@ impl Node {
     }
 
     pub(crate) fn emit(&self, event: LinkEvent) {
-        let _ = self.events.send(event);
+        if let Some(events) = &*self.events.lock() {
+            let _ = events.send(event);
+        }
     }
 
     /// What this node says of itself in READY.
@@ -232,6 +252,8 @@ impl Node {
         LinkSettings {
             own_peer: hello.own.is_some(),
             dialled,
+            wants_envelope: hello.own.is_none() && hello.socket_type == SocketType::Rep,
+            never_answers: hello.own.is_none() && hello.socket_type == SocketType::Pull,
             peer_payload_len_max: their_len_max,
             payload_len_max: self.limits.payload_len_max,
             granted_by_peer: [theirs, large(their_len_max)],

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::broadcast;
 
 use super::counters::HandlerCounters;
@@ -67,7 +67,7 @@ impl HandlerEvents {
     pub async fn next(&mut self) -> Option<HandlerEvent> {
         loop {
             if std::mem::take(&mut self.snapshot_due) {
-                self.receiver = self.registry.events.subscribe();
+                self.receiver = self.registry.subscribe();
                 return Some(HandlerEvent::Snapshot(self.registry.user_names()));
             }
             match self.receiver.recv().await {
@@ -85,7 +85,8 @@ pub(crate) struct Registry {
     table: RwLock<HashMap<Box<[u8]>, Arc<Entry>>>,
     generation: AtomicU64,
     next_id: AtomicU64,
-    events: broadcast::Sender<HandlerEvent>,
+    /// `None` after the node's end, so that readers see theirs.
+    events: Mutex<Option<broadcast::Sender<HandlerEvent>>>,
 }
 
 impl Registry {
@@ -94,7 +95,7 @@ impl Registry {
             table: RwLock::default(),
             generation: AtomicU64::new(0),
             next_id: AtomicU64::new(0),
-            events: broadcast::channel(HANDLER_EVENTS_KEPT).0,
+            events: Mutex::new(Some(broadcast::channel(HANDLER_EVENTS_KEPT).0)),
         }
     }
 
@@ -158,7 +159,7 @@ impl Registry {
             self.generation.fetch_add(1, Ordering::Release);
         }
         if !is_system {
-            let _ = self.events.send(HandlerEvent::Registered(handler.name));
+            self.emit(HandlerEvent::Registered(handler.name));
         }
         Ok(())
     }
@@ -174,7 +175,7 @@ impl Registry {
             table.remove(name.as_bytes()).is_some()
         };
         if removed {
-            let _ = self.events.send(HandlerEvent::Unregistered(name.to_owned()));
+            self.emit(HandlerEvent::Unregistered(name.to_owned()));
         }
         removed
     }
@@ -187,12 +188,31 @@ impl Registry {
         entries
     }
 
+    /// The node has ended: so do the events.
+    pub(crate) fn close(&self) {
+        self.events.lock().take();
+    }
+
+    fn emit(&self, event: HandlerEvent) {
+        if let Some(events) = &*self.events.lock() {
+            let _ = events.send(event);
+        }
+    }
+
+    fn subscribe(&self) -> broadcast::Receiver<HandlerEvent> {
+        match &*self.events.lock() {
+            Some(events) => events.subscribe(),
+            // Nobody sends any more, so the stream is over at once.
+            None => broadcast::channel(1).1,
+        }
+    }
+
     fn user_names(&self) -> Vec<String> {
         self.list(false).iter().map(|entry| entry.name.to_string()).collect()
     }
 
     pub(crate) fn events(self: &Arc<Self>) -> HandlerEvents {
-        HandlerEvents { registry: self.clone(), receiver: self.events.subscribe(), snapshot_due: true }
+        HandlerEvents { registry: self.clone(), receiver: self.subscribe(), snapshot_due: true }
     }
 }
 

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::node::{Node, ShutdownPolicy, ShutdownRequest};
+use crate::api::call_error::HandlerError;
 use crate::api::context::InlineContext;
 use crate::api::control::{ContractInfo, DispatchMode, ResponseType};
 use crate::api::handler::{Handler, Reply};
-use crate::call_error::HandlerError;
 use crate::error::RegisterError;
 use crate::wire::zmtp::properties::AM_VERSION;
 

@@ -233,7 +233,10 @@ fn streams() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn any_split_gives_the_same_messages(stream in streams(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12)) {
+    fn any_split_gives_the_same_messages(
+        stream in streams(),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
+    ) {
         let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
         cuts.extend([0, stream.len()]);
         cuts.sort_unstable();
@@ -253,7 +256,10 @@ proptest! {
     }
 
     #[test]
-    fn what_is_encoded_is_decoded(header in prop::collection::vec(any::<u8>(), 1..300), payload in prop::collection::vec(any::<u8>(), 0..70_000)) {
+    fn what_is_encoded_is_decoded(
+        header in prop::collection::vec(any::<u8>(), 1..300),
+        payload in prop::collection::vec(any::<u8>(), 0..70_000),
+    ) {
         prop_assert_eq!(whole(&message(&[&header, &payload])), [plain(&header, &payload)]);
     }
 }

@@ -1,3 +1,5 @@
+//! The handshake against real and hostile peers, and every split of its octets.
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! Property lists, good and bad, and what READY makes of them.
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 
