@@ -98,8 +98,10 @@ fn an_inline_handlers_payload_is_not_copied_whatever_its_length() {
     for len in [KIB, 8 * KIB, 15 * KIB, 16 * KIB, 32 * KIB, 48 * KIB] {
         set_large_len(len);
         let cost = block_on(cost("tcp://127.0.0.1:0", &Raw::from(vec![7u8; len]), COUNT));
-        // Buffers may still grow and be replaced now and then; one copy for each message cannot hide in this.
-        assert!(cost.large < COUNT / 20, "{cost:?} for {COUNT} payloads of {len} octets");
+        // Buffers still grow and are replaced now and then. A long payload at the end of a chunk, of which there are
+        // a quarter to three quarters, is read into a buffer of its own; a copy for each would come on top.
+        let allowed = if len < 16 * KIB { COUNT / 5 } else { COUNT * 9 / 10 };
+        assert!(cost.large < allowed, "{cost:?} for {COUNT} payloads of {len} octets");
     }
 }
 
@@ -193,6 +195,35 @@ fn a_spawned_handlers_payload_of_16_kib_and_more_is_a_slice_of_the_receive_chunk
         let neighbours = places.windows(2).filter(|pair| pair[1] == pair[0] + LEN + between).count();
         assert!(neighbours >= COUNT / 4, "{neighbours} of {COUNT} payloads stand where they were received");
         drop(held);
+        two.end().await;
+    });
+}
+
+#[test]
+fn a_message_costs_no_more_when_many_peers_are_known() {
+    let _turn = my_turn();
+    const COUNT: u64 = 20_000;
+    block_on(async {
+        let seen = Arc::new(AtomicU64::new(0));
+        let counter = seen.clone();
+        let take = Handler::inline_raw("take", move |_cx: &InlineContext<'_>, _payload| {
+            counter.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        });
+        let two = Two::start("tcp://127.0.0.1:0", take).await;
+        let mut others = Vec::new();
+        for _ in 0..100 {
+            let other = ActiveMessageManager::builder().no_ipc().start().await.unwrap();
+            soon("connect", other.client().connect(&two.server.endpoints()[0])).await.unwrap();
+            others.push(other);
+        }
+        let payload = Raw::from(vec![7u8; 64]);
+        send(&two.peer, &payload, COUNT, &seen).await;
+        let before = counts();
+        send(&two.peer, &payload, COUNT, &seen).await;
+        let cost = counts().since(before);
+        assert!(cost.allocations < COUNT / 10, "{cost:?} for {COUNT} messages among a hundred peers");
+        drop(others);
         two.end().await;
     });
 }
