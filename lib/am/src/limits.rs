@@ -56,6 +56,9 @@ pub struct Limits {
     pub silence_max: Duration,
     /// The same for foreign peers, which may not send heartbeats at all. Default 30 s after a PING of ours.
     pub foreign_silence_max: Duration,
+    /// A peer that takes less than 64 KiB for so long, while more than that waits for it, is closed as a slow
+    /// consumer. Default 30 s.
+    pub slow_consumer_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -80,6 +83,7 @@ impl Default for Limits {
             ping_after: Duration::from_secs(1),
             silence_max: Duration::from_secs(3),
             foreign_silence_max: Duration::from_secs(30),
+            slow_consumer_timeout: Duration::from_secs(30),
         }
     }
 }

@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::{Gated, caller, check_doubles, connect, double, end, soon, until};
-use dynamo_am::{ActiveMessageManager, CallError, Handler, HandlerError, Limits, Peer, Raw, TrySendError};
+use dynamo_am::{
+    ActiveMessageManager, CallError, Handler, HandlerError, Limits, LinkEvent, Peer, Raw, TrySendError,
+};
 use tokio::sync::{mpsc, watch};
 
 const MIB: usize = 1 << 20;
@@ -232,4 +234,45 @@ async fn nested_calls_in_a_ring_end_with_an_error_and_not_in_a_deadlock() {
     let error = soon("the end of the ring", there.call::<u32>("ring", &0)).await.unwrap_err();
     assert!(matches!(error, CallError::HandlerError { .. }), "{error}");
     end(nodes).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_take_its_answers_is_closed_as_a_slow_consumer() {
+    let limits = Limits {
+        slow_consumer_timeout: Duration::from_millis(200),
+        foreign_silence_max: Duration::from_secs(600),
+        ..Limits::default()
+    };
+    let node = ActiveMessageManager::builder()
+        .listen("tcp://127.0.0.1:0")
+        .no_ipc()
+        .limits(limits)
+        .start()
+        .await
+        .unwrap();
+    node.register(Handler::inline_raw("big", |_cx, _payload| Ok(Raw::from(vec![1; 1 << 20])))).unwrap();
+    let mut events = node.client().link_events();
+    let address = node.endpoints()[0].to_string();
+    let mut socket = tokio::net::TcpStream::connect(address.strip_prefix("tcp://").unwrap()).await.unwrap();
+    // A DEALER's greeting and READY, and 200 requests for a mebibyte each; then it never reads.
+    let mut octets = vec![0xFF, 0, 0, 0, 0, 0, 0, 0, 0, 0x7F, 3, 1];
+    octets.extend_from_slice(b"NULL");
+    octets.resize(64, 0);
+    octets.extend_from_slice(b"\x04\x1C\x05READY\x0BSocket-Type\0\0\0\x06DEALER");
+    for number in 0..200u64 {
+        octets.extend_from_slice(&[0, 19, 1, 1, 2, 0, 0, 3, 0, 0]);
+        octets.extend_from_slice(&number.to_be_bytes());
+        octets.extend_from_slice(b"big");
+    }
+    tokio::io::AsyncWriteExt::write_all(&mut socket, &octets).await.unwrap();
+    let reason = soon("the link's end", async {
+        loop {
+            if let Some(LinkEvent::Down { reason, .. }) = events.next().await {
+                break reason;
+            }
+        }
+    })
+    .await;
+    assert!(reason.contains("does not read"), "{reason}");
+    node.shutdown().await.unwrap();
 }

@@ -68,7 +68,7 @@ pub(crate) async fn run(node: Arc<Node>) {
         idle_ticks = if busy { 0 } else { idle_ticks.saturating_add(1) };
         if now.duration_since(silence_checked) >= silence_interval {
             silence_checked = now;
-            look_for_silence(&node);
+            look_for_silence(&node, now);
         }
     }
 }
@@ -80,7 +80,7 @@ fn silence_interval(node: &Node) -> Duration {
     shortest.clamp(TICK, SILENCE_INTERVAL_MAX)
 }
 
-fn look_for_silence(node: &Node) {
+fn look_for_silence(node: &Node, now: Instant) {
     let limits = &node.limits;
     let in_ticks = |time: Duration| u64::try_from(time.as_millis() / TICK.as_millis()).unwrap_or(u64::MAX);
     let links = node.links.lock().clone();
@@ -100,6 +100,9 @@ fn look_for_silence(node: &Node) {
         // A peer that cannot be pinged may well have nothing to say, and one that we hold back is not silent.
         if pinged && silent >= allowed && !link.is_held() {
             link.end(LinkEnd::Silent(silent * 10));
+        }
+        if link.is_slow_consumer(now, limits.slow_consumer_timeout) {
+            link.end(LinkEnd::SlowConsumer);
         }
         if silent > RELEASE_TICKS {
             link.release_buffers();

@@ -5,9 +5,9 @@ use std::task::{Poll, Waker};
 
 use parking_lot::MutexGuard;
 
+use super::Link;
 use super::buffer::{Progress, SendBuffer};
 use super::state::Shared;
-use super::{Link, LinkEnd};
 
 /// Batches that a caller writes in one go before it leaves the rest to the flusher: it has work of its own.
 const ROUNDS_MAX: u32 = 4;
@@ -176,10 +176,5 @@ impl Link {
                 }
             }
         }
-    }
-
-    /// Ends the link because its peer does not keep up.
-    pub fn end_as_slow_consumer(&self) {
-        self.end(LinkEnd::SlowConsumer);
     }
 }

@@ -23,7 +23,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +40,9 @@ use state::{LARGE, ORDINARY, SYSTEM, Shared};
 
 /// Between own nodes a frame carries at most so many octets of payload; what is longer goes in parts.
 pub const PART_LEN: usize = 1 << 20;
+
+/// A peer is slow that takes less than so many octets in a while, with more than that waiting for it.
+const SLOW_LEN: usize = 64 * 1024;
 
 /// What a link needs to know of its two ends.
 #[derive(Debug, Clone)]
@@ -425,6 +428,20 @@ impl Link {
         shared.told_messages = shared.messages_sent;
         shared.told_written = shared.written;
         sent
+    }
+
+    /// Whether the peer has taken next to nothing for `patience` of what waits for it.
+    pub fn is_slow_consumer(&self, now: Instant, patience: Duration) -> bool {
+        let mut shared = self.shared.lock();
+        let (since, written) = shared.slow_mark;
+        let moves = shared.written - written >= SLOW_LEN as u64;
+        match since {
+            Some(since) if !moves && shared.waiting_len() > SLOW_LEN => now.duration_since(since) >= patience,
+            _ => {
+                shared.slow_mark = (Some(now), shared.written);
+                false
+            }
+        }
     }
 
     /// Whether we are the ones who do not read, because the peer has too much unfinished here.

@@ -96,6 +96,8 @@ pub(super) struct Shared {
     /// The newest PONG owed, as an encoded command.
     pub(super) pong: Option<Vec<u8>>,
     pub(super) ping_due: bool,
+    /// When the peer was last seen to take what is sent, and how much it had taken then.
+    pub(super) slow_mark: (Option<Instant>, u64),
     /// Since when credit is owed.
     pub(super) owed_since_tick: u64,
     /// How many one-way messages may still be written by their sender in this tick.
@@ -136,6 +138,7 @@ impl Shared {
             room: Vec::new(),
             pong: None,
             ping_due: false,
+            slow_mark: (None, 0),
             owed_since_tick: 0,
             burst_left: 0,
             burst_tick: 0,
