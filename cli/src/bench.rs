@@ -23,7 +23,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
         Failure::handler(format!("{error}{cause}"))
     })?;
     if args.json.as_deref() != Some(std::path::Path::new("-")) {
-        println!("{}", report.table());
+        crate::output::print(format!("{}\n", report.table()))?;
     }
     match &args.json {
         Some(path) => write_json(path, &serde_json::to_value(&report).unwrap_or_default()),
