@@ -145,11 +145,3 @@ fn a_phase_over_its_limit_is_an_error_that_names_it() {
         assert!(matches!(error, RoleError::TooSlow { phase: "the measurement", .. }), "{error:?}");
     }
 }
-
-#[test]
-fn a_system_without_workloads_is_refused_by_name() {
-    let asked =
-        RoleSpec { system: System::DynamoAm, ..spec(Role::Server, Case::oneway(), Amount::Messages(1)) };
-    let error = play(&asked, &b""[..], std::io::sink()).unwrap_err();
-    assert!(error.to_string().contains("dynamo-am"), "{error}");
-}

@@ -323,6 +323,10 @@ impl<M: Mode, P: Encode + ?Sized> MessageBuilder<'_, M, P> {
             PortError::PendingFull { limit } => {
                 (format!("{limit} calls wait for an answer on this link already"), true)
             }
+            PortError::NeverAnswers => (
+                "the peer is a PULL socket, which answers nothing; send it one-way messages".to_owned(),
+                false,
+            ),
             PortError::Gone(reason) => (reason, true),
             PortError::Full => ("the peer grants no more right now".to_owned(), true),
             PortError::NotConnected => ("there is no link to the peer".to_owned(), true),

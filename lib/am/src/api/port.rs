@@ -52,6 +52,8 @@ pub(crate) enum PortError {
     PendingFull { limit: usize },
     /// The peer takes no payload of this length.
     TooLarge { limit: u64 },
+    /// The peer's kind of socket answers nothing.
+    NeverAnswers,
     /// The deadline passed while the message waited for credit or for a link.
     Expired,
     /// A nested call waited too long for credit.

@@ -67,10 +67,23 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
     let flusher = link.clone();
     node.spawner.spawn(async move { flusher.flush_loop().await });
     let duplicate = settle_duplicate(node, &peer, dialled);
-    let was_connected = peer.is_connected();
-    let preferred = is_shortcut || duplicate == Duplicate::New;
-    let replaced = peer.attach(link.clone(), preferred);
-    if !matches!(origin, Origin::Myself) && !was_connected {
+    let preferred = duplicate == Duplicate::New || (duplicate == Duplicate::SameSide && is_shortcut);
+    let before = peer.link();
+    let replaced = {
+        // Under the table's lock, so that the end of another link cannot take the peer out meanwhile.
+        let mut peers = node.peers.write();
+        if !matches!(origin, Origin::Myself) {
+            peers.insert(instance, peer.clone());
+        }
+        peer.attach(link.clone(), preferred)
+    };
+    // Of two links the one that goes is read to its Bye first, so that order survives.
+    match (&replaced, before) {
+        (Some(old), _) => link.read_after(old.clone()),
+        (None, Some(kept)) if duplicate == Duplicate::Old => kept.read_after(link.clone()),
+        _ => {}
+    }
+    if !matches!(origin, Origin::Myself) && peer.announce(true) {
         node.emit(LinkEvent::Up { peer: instance, is_own });
     }
     let life = Life { node: node.clone(), peer: peer.clone(), link: link.clone(), running, is_over: false };
@@ -84,19 +97,20 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
     if node.is_stopped() {
         link.end(LinkEnd::NodeStopped);
     } else if node.is_draining() {
-        link.say_bye();
+        link.say_bye(false);
     }
     if let Some(old) = replaced {
-        retire(node, old);
+        retire(node, old, true);
     } else if duplicate == Duplicate::Old && !matches!(origin, Origin::Myself) {
-        retire(node, link);
+        retire(node, link, true);
     }
     peer
 }
 
-/// A link carries no new messages any more: says goodbye, and closes it when nothing is owed either way.
-pub(crate) fn retire(node: &Arc<Node>, link: Arc<Link>) {
-    link.say_bye();
+/// A link carries no new messages any more: says goodbye, and closes it when nothing is owed either way. `moved`:
+/// another link takes its place.
+pub(crate) fn retire(node: &Arc<Node>, link: Arc<Link>, moved: bool) {
+    link.say_bye(moved);
     let limit = node.limits.drain_timeout;
     node.spawner.spawn(async move { farewell(&link, limit).await });
 }
@@ -175,14 +189,21 @@ impl Life {
         }
         tracing::debug!(peer = %peer.instance(), %reason, "the last link to a peer has ended");
         let reason = reason.to_string();
-        node.emit(LinkEvent::Down { peer: peer.instance(), reason, pending_calls, unsent_len });
+        if peer.announce(false) {
+            node.emit(LinkEvent::Down { peer: peer.instance(), reason, pending_calls, unsent_len });
+        }
         match origin {
             Origin::Dialled { endpoints, is_foreign } if peer.is_redialled() && !node.is_draining() => {
                 redial(node, peer, endpoints.clone(), *is_foreign);
             }
             _ if peer.is_redialled() => {}
             _ => {
-                node.peers.write().remove(&peer.instance());
+                let mut peers = node.peers.write();
+                if !peer.is_connected()
+                    && peers.get(&peer.instance()).is_some_and(|known| Arc::ptr_eq(known, peer))
+                {
+                    peers.remove(&peer.instance());
+                }
             }
         }
     }

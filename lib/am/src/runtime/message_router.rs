@@ -148,7 +148,8 @@ impl MessageRouter {
             self.foreign_received.add(charge.accounts[0]);
             return Ok(charge);
         }
-        let is_system = header.handler.first() == Some(&b'_')
+        let is_system = header.total_len.is_none()
+            && header.handler.first() == Some(&b'_')
             && header.mode().is_some_and(|mode| mode.wants_response() || mode.wants_ack());
         if is_system {
             if !self.link.receive_system_call() {
@@ -307,9 +308,10 @@ impl MessageRouter {
             Kind::Bye => {
                 let said_before = self.link.is_retired();
                 self.link.retire();
-                self.peer.handle_bye(&self.link);
+                let moved = header.aux == 1;
+                self.peer.handle_bye(&self.link, moved);
                 if !said_before {
-                    self.link.say_bye();
+                    self.link.say_bye(moved);
                 }
                 self.link.note_bye();
                 Ok(())
@@ -406,7 +408,7 @@ impl Inbound for MessageRouter {
 
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.class == PeerClass::Own {
-            return Poll::Ready(());
+            return self.link.poll_turn(cx);
         }
         let limit =
             Totals { messages: self.node.limits.credit_messages, bytes: self.node.limits.credit_bytes };

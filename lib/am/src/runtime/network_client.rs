@@ -149,17 +149,20 @@ async fn adopt_dialled(
         return Err(ConnectError::NodeStopped);
     }
     let known = node.peers.read().get(&own.instance).cloned();
-    if let Some(known) = known
-        && known.incarnation() == own.incarnation
-        && known.link().is_some_and(|link| link.is_usable())
+    let linked = known
+        .filter(|known| known.incarnation() == own.incarnation)
+        .and_then(|known| known.link().filter(|link| link.is_usable()).map(|link| (known, link)));
+    if let Some((known, link)) = &linked
+        && link.settings().dialled
     {
         // Nothing was sent on the new stream: it just ends, and disturbs nobody.
         known.set_redialled(true);
-        return Ok(known);
+        return Ok(known.clone());
     }
     check_room(node)?;
     let shortcut = match &shaken.stream.peer {
-        PeerAddress::Tcp(address) => {
+        // The two ends settle first which of two crossing links stays.
+        PeerAddress::Tcp(address) if linked.is_none() => {
             let local = (node.places.is_local_address)(address.ip());
             if local { shortcut(node, &own).await } else { None }
         }
@@ -508,7 +511,7 @@ impl NodePort for NodeHandle {
             peer.set_redialled(false);
             for link in peer.links() {
                 peer.detach(&link, false);
-                retire(&node, link);
+                retire(&node, link, false);
             }
             peer.give_up("disconnected on request".to_owned());
             node.peers.write().remove(&instance);
@@ -516,8 +519,9 @@ impl NodePort for NodeHandle {
     }
 
     fn link_events(&self) -> LinkEvents {
-        let events =
-            self.alive().and_then(|node| node.events.lock().as_ref().map(|events| events.subscribe()));
+        let events = self
+            .alive()
+            .and_then(|node| node.events.lock().as_ref().map(tokio::sync::broadcast::Sender::subscribe));
         match events {
             Some(events) => LinkEvents(events),
             // Nobody sends any more, so the stream is over at once.

@@ -30,7 +30,7 @@ use crate::limits::Limits;
 use crate::proto::credit::Totals;
 use crate::transport::link::{Link, LinkEnd, LinkSettings, PART_LEN, Ticks};
 use crate::transport::{ByteStream, ThinTransport};
-use crate::wire::zmtp::properties::{AM_VERSION, AmHello, Hello};
+use crate::wire::zmtp::properties::{AM_VERSION, AmHello, Hello, SocketType};
 
 /// Who may ask this node to shut down by `_request_shutdown`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -252,6 +252,8 @@ impl Node {
         LinkSettings {
             own_peer: hello.own.is_some(),
             dialled,
+            wants_envelope: hello.own.is_none() && hello.socket_type == SocketType::Rep,
+            never_answers: hello.own.is_none() && hello.socket_type == SocketType::Pull,
             peer_payload_len_max: their_len_max,
             payload_len_max: self.limits.payload_len_max,
             granted_by_peer: [theirs, large(their_len_max)],

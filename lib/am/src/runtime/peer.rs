@@ -29,6 +29,10 @@ pub(crate) struct PeerCore {
     changed: Notify,
     /// It said goodbye and has no other link: calls fail at once.
     said_bye: AtomicBool,
+    /// It has left its link for another that has not come yet.
+    is_moving: AtomicBool,
+    /// The last event about it was that it is up.
+    is_announced: AtomicBool,
     /// It is dialled again when its link is lost.
     is_redialled: AtomicBool,
     pub(crate) lanes: Lanes,
@@ -53,6 +57,8 @@ impl PeerCore {
             state: Mutex::new(State { incarnation, endpoints: Vec::new(), others: Vec::new(), gone: None }),
             changed: Notify::new(),
             said_bye: AtomicBool::new(false),
+            is_moving: AtomicBool::new(false),
+            is_announced: AtomicBool::new(false),
             is_redialled: AtomicBool::new(false),
             lanes: Lanes::default(),
         }
@@ -97,6 +103,7 @@ impl PeerCore {
             }
         };
         self.said_bye.store(false, Ordering::Release);
+        self.is_moving.store(false, Ordering::Release);
         self.changed.notify_waiters();
         replaced
     }
@@ -126,12 +133,19 @@ impl PeerCore {
         is_last
     }
 
-    /// The peer says that it takes no new messages on `link`.
-    pub(crate) fn handle_bye(&self, link: &Arc<Link>) {
+    /// The peer says that it takes no new messages on `link`: since another has taken its place, which is on its way
+    /// if it is not here yet, or since it is going.
+    pub(crate) fn handle_bye(&self, link: &Arc<Link>, moved: bool) {
         if self.detach(link, false) {
-            self.said_bye.store(true, Ordering::Release);
+            let flag = if moved { &self.is_moving } else { &self.said_bye };
+            flag.store(true, Ordering::Release);
             self.changed.notify_waiters();
         }
+    }
+
+    /// Notes that the peer is up or down; `true` when that is news.
+    pub(crate) fn announce(&self, is_up: bool) -> bool {
+        self.is_announced.swap(is_up, Ordering::AcqRel) != is_up
     }
 
     /// From now on a lost link is dialled again, or no more.
@@ -168,7 +182,7 @@ impl PeerCore {
         if self.said_bye.load(Ordering::Acquire) {
             return PortError::Gone("the peer has shut down".to_owned());
         }
-        if self.is_redialled() {
+        if self.is_redialled() || self.is_moving.load(Ordering::Acquire) {
             return PortError::NotConnected;
         }
         PortError::Gone("the link to the peer has ended, and it is not one that this node dials".to_owned())
@@ -179,6 +193,7 @@ impl PeerCore {
             SendError::Full => PortError::Full,
             SendError::PendingFull { limit } => PortError::PendingFull { limit },
             SendError::TooLarge { limit } => PortError::TooLarge { limit },
+            SendError::NeverAnswers => PortError::NeverAnswers,
             SendError::Retired if self.node.upgrade().is_some_and(|node| node.is_draining()) => {
                 PortError::Gone("this node is shutting down".to_owned())
             }
@@ -218,8 +233,10 @@ impl PeerCore {
                         if node_drains {
                             return Err(PortError::Gone("this node is shutting down".to_owned()));
                         }
-                        if !self.is_redialled() && self.link().is_none() {
-                            return Err(self.without_link());
+                        if self.link().is_none()
+                            && let gone @ PortError::Gone(_) = self.without_link()
+                        {
+                            return Err(gone);
                         }
                     }
                     changed.await;

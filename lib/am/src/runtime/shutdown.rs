@@ -39,7 +39,7 @@ pub(crate) async fn shutdown(node: &Arc<Node>) -> Result<(), ShutdownError> {
     let deadline = Instant::now() + limit;
     let links = node.links.lock().clone();
     for entry in &links {
-        entry.link.say_bye();
+        entry.link.say_bye(false);
     }
     let mut unfinished = 0;
     for entry in &links {

@@ -18,8 +18,8 @@ const IDLE_AFTER_TICKS: u32 = 100;
 /// A tick so late means that the process was stopped: what waited in the sockets is read before silence and
 /// deadlines are judged.
 const LATE: Duration = Duration::from_millis(500);
-/// Silence is looked at so often, and a silent peer is sent a PING each time.
-const SILENCE_INTERVAL: Duration = Duration::from_millis(500);
+/// Silence is looked at so often at least, and a silent peer is sent a PING each time.
+const SILENCE_INTERVAL_MAX: Duration = Duration::from_millis(500);
 
 /// Runs until the node stops.
 pub(crate) async fn run(node: Arc<Node>) {
@@ -27,9 +27,10 @@ pub(crate) async fn run(node: Arc<Node>) {
     let mut silence_checked = last;
     let mut idle_ticks = 0;
     let mut rest = Duration::ZERO;
+    let silence_interval = silence_interval(&node);
     loop {
         let is_idle = idle_ticks >= IDLE_AFTER_TICKS;
-        let pace = if is_idle { IDLE_TICK } else { TICK };
+        let pace = if is_idle { IDLE_TICK.min(silence_interval) } else { TICK };
         node.sweep_is_idle.store(is_idle, Ordering::Relaxed);
         let woken = tokio::time::timeout(pace, node.sweep_wake.notified()).await.is_ok();
         if woken {
@@ -65,11 +66,18 @@ pub(crate) async fn run(node: Arc<Node>) {
         }
         node.handler_waiters.expire(now);
         idle_ticks = if busy { 0 } else { idle_ticks.saturating_add(1) };
-        if now.duration_since(silence_checked) >= SILENCE_INTERVAL {
+        if now.duration_since(silence_checked) >= silence_interval {
             silence_checked = now;
             look_for_silence(&node);
         }
     }
+}
+
+/// A third of what a peer may be silent, so that two PINGs can be answered in time.
+fn silence_interval(node: &Node) -> Duration {
+    let limits = &node.limits;
+    let shortest = limits.ping_after.min(limits.silence_max / 3).min(limits.foreign_silence_max / 3);
+    shortest.clamp(TICK, SILENCE_INTERVAL_MAX)
 }
 
 fn look_for_silence(node: &Node) {

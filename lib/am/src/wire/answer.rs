@@ -193,7 +193,7 @@ mod tests {
             (Header::reply(Kind::Cancel, ID), [None, None, nack, none]),
             (Header::credit(CreditAccount::Ordinary), [None, none, zero, none]),
             (Header::chunk(crate::wire::codes::ChunkOf::Message, ID), [None, none, nack, none]),
-            (Header::bye(), [None, None, zero, none]),
+            (Header::bye(false), [None, None, zero, none]),
         ] {
             assert_eq!(PEERS.map(|peer| header.refusal(peer)), expected, "{header:?}");
         }

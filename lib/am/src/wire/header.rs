@@ -186,10 +186,11 @@ impl<'a> Header<'a> {
         Self::plain(Kind::Credit, account.as_u8(), 0)
     }
 
-    /// A Bye: the sender sends no new Messages and wants none.
+    /// A Bye: the sender sends no new Messages on this link and wants none. `moved` says (octet 2 is 1) that
+    /// another link to the same node takes its place; else the node is going.
     #[must_use]
-    pub const fn bye() -> Self {
-        Self::plain(Kind::Bye, 0, 0)
+    pub const fn bye(moved: bool) -> Self {
+        Self::plain(Kind::Bye, moved as u8, 0)
     }
 
     const fn plain(kind: Kind, aux: u8, id: u64) -> Self {

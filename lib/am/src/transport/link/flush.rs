@@ -54,7 +54,7 @@ impl Link {
             let woken = match result {
                 Ok(true) => {
                     shared.writing = false;
-                    shared.finish_batch(batch, self.ticks.now());
+                    shared.finish_batch(batch, self.ticks.now(), self.settings.own_peer);
                     std::mem::take(&mut shared.room)
                 }
                 Ok(false) => {
@@ -98,9 +98,9 @@ impl Link {
             shared.writing = false;
             shared.handed = None;
             shared.large.clear();
-            (std::mem::take(&mut shared.senders), std::mem::take(&mut shared.room), shared.flusher.take())
+            (shared.take_senders(), std::mem::take(&mut shared.room), shared.flusher.take())
         };
-        senders.into_iter().map(|sender| sender.waker).chain(room).chain(flusher).for_each(Waker::wake);
+        senders.chain(room).chain(flusher).for_each(Waker::wake);
     }
 
     /// The link's flusher: a task of its own that writes what was left to it, and waits for the socket where
@@ -163,7 +163,7 @@ impl Link {
                 Ok(false) => {}
                 Ok(true) => {
                     shared.writing = false;
-                    shared.finish_batch(batch, self.ticks.now());
+                    shared.finish_batch(batch, self.ticks.now(), self.settings.own_peer);
                     let woken = std::mem::take(&mut shared.room);
                     self.flush_now(shared);
                     woken.into_iter().for_each(Waker::wake);

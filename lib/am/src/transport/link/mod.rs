@@ -10,7 +10,7 @@
 //! 2. `writing` is true exactly while one task or caller owns a batch: writes never interleave.
 //! 3. After [`Link::finish`] no call is pending and nothing is queued any more.
 //!
-//! Lock order: the link's lock is the innermost; nothing else is locked while it is held.
+//! Lock order: `after`, then a link's lock, which is the innermost; nothing else is locked while it is held.
 
 mod buffer;
 mod flush;
@@ -36,7 +36,7 @@ use crate::proto::credit::{CreditViolation, ReceiveCredit, Totals};
 use crate::proto::pending::{Outcome, Polled, ReceiptReply, Reply, SYSTEM_ID_BIT};
 use crate::wire::codes::{ChunkOf, CreditAccount};
 use crate::wire::credit_frame::CreditTotals;
-use state::{LARGE, ORDINARY, Shared};
+use state::{LARGE, ORDINARY, SYSTEM, Shared};
 
 /// Between own nodes a frame carries at most so many octets of payload; what is longer goes in parts.
 pub const PART_LEN: usize = 1 << 20;
@@ -48,6 +48,10 @@ pub struct LinkSettings {
     pub own_peer: bool,
     /// We dialled it.
     pub dialled: bool,
+    /// The peer is a foreign REP: it takes nothing without an envelope.
+    pub wants_envelope: bool,
+    /// The peer is a foreign PULL: it answers nothing.
+    pub never_answers: bool,
     /// The longest payload that the peer takes, in octets.
     pub peer_payload_len_max: u64,
     /// The longest payload that we take, in octets.
@@ -123,6 +127,8 @@ pub struct Link {
     /// Octets received, for silence: bytes, not frames, are signs of life.
     received_len: AtomicU64,
     received_tick: AtomicU64,
+    /// A link of the same peer that must be read to its Bye before this one is read, so that order survives.
+    after: Mutex<Option<Arc<Link>>>,
     /// What the peer's PINGs ask for; 0 when they do not.
     ttl_ticks: AtomicU64,
     /// The peer has sent a PING: it watches us.
@@ -159,6 +165,7 @@ impl Link {
             ended: CancellationToken::new(),
             received_len: AtomicU64::new(0),
             received_tick,
+            after: Mutex::new(None),
             ttl_ticks: AtomicU64::new(0),
             pinged: AtomicBool::new(false),
         })
@@ -191,13 +198,14 @@ impl Link {
             let mut shared = self.shared.lock();
             shared.closed = true;
             let held = shared.held.take();
-            shared.room.extend(held);
-            (std::mem::take(&mut shared.senders), std::mem::take(&mut shared.room), shared.flusher.take())
+            let waits_for_bye = shared.bye_waiter.take();
+            shared.room.extend(held.into_iter().chain(waits_for_bye));
+            (shared.take_senders(), std::mem::take(&mut shared.room), shared.flusher.take())
         };
         self.ended.cancel();
         // A peer that waits for our end of stream must see it, whoever still holds this link.
         let _ = self.writer.shutdown();
-        senders.into_iter().map(|sender| sender.waker).chain(room).chain(flusher).for_each(Waker::wake);
+        senders.chain(room).chain(flusher).for_each(Waker::wake);
     }
 
     /// The reader has stopped, so no more replies come: fails what is pending. Gives how many one-way messages
@@ -243,14 +251,38 @@ impl Link {
         !shared.closed && !shared.retired
     }
 
+    /// Reads this link only when the peer has said Bye on `other`, or that has ended.
+    pub fn read_after(&self, other: Arc<Self>) {
+        *self.after.lock() = Some(other);
+    }
+
+    /// Ready when this link may be read; see [`read_after`](Self::read_after).
+    pub fn poll_turn(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut after = self.after.lock();
+        let Some(other) = &*after else { return Poll::Ready(()) };
+        let mut shared = other.shared.lock();
+        if !shared.peer_said_bye && other.end.get().is_none() {
+            shared.bye_waiter = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        drop(shared);
+        *after = None;
+        Poll::Ready(())
+    }
+
+    /// Whether another link is read first.
+    pub fn waits_for_turn(&self) -> bool {
+        self.after.lock().is_some()
+    }
+
     /// From now on no new Messages are sent on this link. Senders that wait for credit learn of it.
     pub fn retire(&self) {
         let senders = {
             let mut shared = self.shared.lock();
             shared.retired = true;
-            std::mem::take(&mut shared.senders)
+            shared.take_senders()
         };
-        senders.into_iter().for_each(|sender| sender.waker.wake());
+        senders.for_each(Waker::wake);
     }
 
     /// Takes a reply of the peer; `false` when nobody waits for it any more.
@@ -258,16 +290,19 @@ impl Link {
     pub fn handle_reply(&self, id: u64, reply: Reply) -> bool {
         let is_final = !matches!(reply, Reply::Receipt(_));
         let is_nack = matches!(reply, Reply::Nack { .. });
+        let mut next_system = None;
         let waiter = {
             let mut shared = self.shared.lock();
             if is_final && id & SYSTEM_ID_BIT != 0 {
                 shared.system_sent = shared.system_sent.saturating_sub(1);
+                next_system = shared.senders[SYSTEM].front().map(|sender| sender.waker.clone());
             }
             if is_nack && !shared.large.is_empty() {
                 shared.large.retain(|large| large.id != id || large.of != ChunkOf::Message);
             }
             shared.pending.handle_reply(id & !SYSTEM_ID_BIT, reply)
         };
+        next_system.into_iter().for_each(Waker::wake);
         match waiter {
             Some(Some(waiter)) => waiter.wake(),
             Some(None) => {}
@@ -291,11 +326,9 @@ impl Link {
         let first = {
             let mut shared = self.shared.lock();
             let opened = shared.send_credit[usize::from(account.as_u8())].handle_grant(finished, granted)?;
-            if opened { shared.senders.front().map(|sender| sender.waker.clone()) } else { None }
+            opened.then(|| shared.first_waiting())
         };
-        if let Some(waker) = first {
-            waker.wake();
-        }
+        first.into_iter().flatten().for_each(Waker::wake);
         Ok(())
     }
 

@@ -134,7 +134,7 @@ pub async fn read_loop<I: Inbound>(
     let settings = link.settings();
     let limits = PayloadLimits {
         in_place_len_max: CHUNK_LEN,
-        large_len_min: SHARED_LEN_MIN,
+        large_len_min: CHUNK_LEN,
         frame_len_max: match settings.own_peer {
             true => super::PART_LEN as u64,
             false => settings.payload_len_max,
@@ -187,7 +187,8 @@ impl<I: Inbound> Reader<'_, I> {
             if let Some(end) = link.end_reason() {
                 return end.clone();
             }
-            let spun = if busy_poll.is_zero() { None } else { self.spin(busy_poll).await };
+            let spun =
+                if busy_poll.is_zero() || link.waits_for_turn() { None } else { self.spin(busy_poll).await };
             let read = match spun {
                 Some(read) => read,
                 None => {

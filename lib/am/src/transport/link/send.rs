@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use parking_lot::MutexGuard;
 
-use super::state::{LARGE, LargeOut, ORDINARY, Shared, WaitingSender};
+use super::state::{LARGE, LargeOut, ORDINARY, SYSTEM, Shared, WaitingSender};
 use super::{Link, LinkEnd, PART_LEN, account_of};
 use crate::proto::credit::{Charge, ReceiveCredit, Totals};
 use crate::proto::outgoing::{Outgoing, PayloadSource, SHARED_LEN_MIN};
@@ -36,6 +36,8 @@ pub enum SendError {
         /// The limit.
         limit: usize,
     },
+    /// The peer's kind of socket answers nothing.
+    NeverAnswers,
     /// The link has ended.
     Ended,
     /// One end said Bye: no new messages on this link.
@@ -120,15 +122,16 @@ impl Link {
         if shared.closed || shared.retired {
             return Poll::Ready(Err(if shared.closed { SendError::Ended } else { SendError::Retired }));
         }
-        match ticket.and_then(|own| shared.senders.iter_mut().find(|sender| sender.ticket == own)) {
+        let queue = self.queue_of(message);
+        match ticket.and_then(|own| shared.senders[queue].iter_mut().find(|sender| sender.ticket == own)) {
             Some(sender) => sender.waker.clone_from(cx.waker()),
             None => {
                 let own = shared.next_ticket;
                 shared.next_ticket += 1;
-                shared.senders.push_back(WaitingSender { ticket: own, waker: cx.waker().clone() });
+                shared.senders[queue].push_back(WaitingSender { ticket: own, waker: cx.waker().clone() });
                 *ticket = Some(own);
                 // Credit may have come between the two locks, and its wake-up gone to nobody.
-                if shared.senders.len() == 1 {
+                if shared.senders[queue].len() == 1 {
                     cx.waker().wake_by_ref();
                 }
             }
@@ -141,10 +144,12 @@ impl Link {
         let Some(own) = ticket.take() else { return };
         let next = {
             let mut shared = self.shared.lock();
-            shared.senders.retain(|sender| sender.ticket != own);
-            shared.senders.front().map(|sender| sender.waker.clone())
+            for queue in &mut shared.senders {
+                queue.retain(|sender| sender.ticket != own);
+            }
+            shared.first_waiting()
         };
-        next.into_iter().for_each(Waker::wake);
+        next.for_each(Waker::wake);
     }
 
     #[inline]
@@ -154,13 +159,19 @@ impl Link {
             return Err(SendError::TooLarge { limit: self.settings.peer_payload_len_max });
         }
         let is_call = message.mode.is_answered();
-        let is_system =
-            is_call && message.handler.starts_with('_') && message.mode != DeliveryMode::WithReceipt;
-        let account = if self.settings.own_peer { account_of(payload_len as u64) } else { ORDINARY };
+        if is_call && self.settings.never_answers {
+            return Err(SendError::NeverAnswers);
+        }
+        let queue = self.queue_of(message);
+        let is_system = queue == SYSTEM;
+        let account = if queue == LARGE { LARGE } else { ORDINARY };
         let mut shared = self.shared.lock();
-        self.admit(&shared, account, is_system, ticket)?;
+        self.admit(&shared, queue, ticket)?;
         let id = self.track(&mut shared, message, is_system)?;
         let before = shared.out.len();
+        if self.settings.wants_envelope {
+            frame::encode_header(true, 0, shared.out.octets());
+        }
         let header_len = match message.payload {
             PayloadSource::Borrowed(payload) if message.is_plain() && account == ORDINARY => {
                 push_plain(&mut shared, message, id, payload)
@@ -187,35 +198,39 @@ impl Link {
         Ok(id)
     }
 
+    /// What a message waits for when it has to wait. The receiver charges by the same rule.
     #[inline]
-    fn admit(
-        &self,
-        shared: &Shared,
-        account: usize,
-        is_system: bool,
-        ticket: Option<u64>,
-    ) -> Result<(), SendError> {
+    fn queue_of(&self, message: &Outgoing<'_>) -> usize {
+        let is_system = message.mode.is_answered()
+            && message.handler.starts_with('_')
+            && message.mode != DeliveryMode::WithReceipt;
+        match account_of(message.payload.as_slice().len() as u64) {
+            _ if !self.settings.own_peer => ORDINARY,
+            LARGE => LARGE,
+            _ if is_system => SYSTEM,
+            _ => ORDINARY,
+        }
+    }
+
+    #[inline]
+    fn admit(&self, shared: &Shared, queue: usize, ticket: Option<u64>) -> Result<(), SendError> {
         if shared.closed {
             return Err(SendError::Ended);
         }
         if shared.retired {
             return Err(SendError::Retired);
         }
-        if is_system {
-            let free = shared.system_sent < self.settings.system_calls_max;
-            return if free { Ok(()) } else { Err(SendError::Full) };
-        }
         // Waiting senders go first, in order.
-        if let Some(first) = shared.senders.front()
+        if let Some(first) = shared.senders[queue].front()
             && ticket != Some(first.ticket)
         {
             return Err(SendError::Full);
         }
-        let open = if self.settings.own_peer {
-            shared.send_credit[ORDINARY].can_start()
-                && (account == ORDINARY || shared.send_credit[LARGE].can_start())
-        } else {
-            shared.waiting_len() < self.settings.send_buffer_len_max
+        let open = match queue {
+            _ if !self.settings.own_peer => shared.waiting_len() < self.settings.send_buffer_len_max,
+            SYSTEM => shared.system_sent < self.settings.system_calls_max,
+            LARGE => shared.send_credit[ORDINARY].can_start() && shared.send_credit[LARGE].can_start(),
+            _ => shared.send_credit[ORDINARY].can_start(),
         };
         if open { Ok(()) } else { Err(SendError::Full) }
     }
@@ -340,16 +355,16 @@ impl Link {
         self.encode_answer(shared, &Answer { body, is_counted: false, ..*answer });
     }
 
-    /// Says Bye and sends no new Messages from now on.
-    pub fn say_bye(&self) {
+    /// Says Bye and sends no new Messages from now on. `moved`: another link takes the place of this one.
+    pub fn say_bye(&self, moved: bool) {
         let mut shared = self.shared.lock();
         shared.retired = true;
         if !shared.closed {
-            shared.push_control(&Header::bye(), &[]);
+            shared.push_control(&Header::bye(moved), &[]);
         }
-        let senders = std::mem::take(&mut shared.senders);
+        let senders = shared.take_senders();
         self.flush_now(shared);
-        senders.into_iter().for_each(|sender| sender.waker.wake());
+        senders.for_each(Waker::wake);
     }
 
     /// Ends a turn of the reader: counts what has come (`received`, since the link began), what of it is finished
@@ -411,7 +426,12 @@ impl Link {
 
     /// The peer has said Bye.
     pub fn note_bye(&self) {
-        self.shared.lock().peer_said_bye = true;
+        let waiter = {
+            let mut shared = self.shared.lock();
+            shared.peer_said_bye = true;
+            shared.bye_waiter.take()
+        };
+        waiter.into_iter().for_each(Waker::wake);
     }
 
     /// Whether the peer has said Bye.

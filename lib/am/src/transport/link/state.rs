@@ -21,6 +21,11 @@ pub(super) const ORDINARY: usize = 0;
 /// Index of the account for payloads over 1 MiB.
 pub(super) const LARGE: usize = 1;
 
+/// Index of the queue of those who wait to call system handlers, behind those for the two accounts.
+pub(super) const SYSTEM: usize = 2;
+/// Queues of waiting senders.
+pub(super) const QUEUES: usize = 3;
+
 /// The rest of a payload over 1 MiB, sent part by part.
 #[derive(Debug)]
 pub(super) struct LargeOut {
@@ -81,7 +86,10 @@ pub(super) struct Shared {
     /// The reader, when it waits for messages to be finished.
     pub(super) held: Option<Waker>,
     pub(super) peer_said_bye: bool,
-    pub(super) senders: VecDeque<WaitingSender>,
+    /// The reader of a link that is read after this one.
+    pub(super) bye_waiter: Option<Waker>,
+    /// Senders that wait for credit, by what they wait for, so that none waits for another's account.
+    pub(super) senders: [VecDeque<WaitingSender>; QUEUES],
     pub(super) next_ticket: u64,
     /// Those who wait for room in the buffer, or for it to be empty.
     pub(super) room: Vec<Waker>,
@@ -122,7 +130,8 @@ impl Shared {
             received: [Totals::default(); 2],
             held: None,
             peer_said_bye: false,
-            senders: VecDeque::new(),
+            bye_waiter: None,
+            senders: Default::default(),
             next_ticket: 0,
             room: Vec::new(),
             pong: None,
@@ -208,11 +217,29 @@ impl Shared {
     }
 
     /// A batch is written whole: what it finished is finished, and its room serves the next swap.
-    pub(super) fn finish_batch(&mut self, mut batch: SendBuffer, tick: u64) {
+    /// To a peer without credit, whoever waits may send again.
+    pub(super) fn finish_batch(&mut self, mut batch: SendBuffer, tick: u64, own_peer: bool) {
+        if !own_peer {
+            self.room.extend(self.first_waiting());
+        }
         self.finish(batch.finishes, tick);
         self.room.extend(self.held.take());
         batch.clear(SPARE_CAPACITY_MAX);
         self.spare = batch;
+    }
+
+    /// The first sender of each queue.
+    pub(super) fn first_waiting(&self) -> impl Iterator<Item = Waker> + use<> {
+        self.senders
+            .each_ref()
+            .map(|queue| queue.front().map(|sender| sender.waker.clone()))
+            .into_iter()
+            .flatten()
+    }
+
+    /// Takes all waiting senders out.
+    pub(super) fn take_senders(&mut self) -> impl Iterator<Item = Waker> + use<> {
+        std::mem::take(&mut self.senders).into_iter().flatten().map(|sender| sender.waker)
     }
 
     /// Messages of the peer are finished: their credit is owed.

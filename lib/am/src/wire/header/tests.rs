@@ -156,13 +156,13 @@ fn too_long_a_name_is_never_cut_short() {
 #[should_panic(expected = "an endpoint is at most 255 octets")]
 fn too_long_an_endpoint_is_never_cut_short() {
     let sender = ClaimedSender { instance: [1; 16], endpoint: &[b'e'; 256] };
-    encoded(&Header { sender: Some(sender), ..Header::bye() });
+    encoded(&Header { sender: Some(sender), ..Header::bye(false) });
 }
 
 #[test]
 #[should_panic(expected = "extras are at most 8 KiB")]
 fn too_long_extras_are_never_cut_short() {
-    encoded(&Header { extras: Some(&[0; EXTRAS_LEN_MAX + 1]), ..Header::bye() });
+    encoded(&Header { extras: Some(&[0; EXTRAS_LEN_MAX + 1]), ..Header::bye(false) });
 }
 
 /// The variable-length parts of a header, owned, so that proptest can hold them.
