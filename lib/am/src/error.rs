@@ -160,12 +160,3 @@ pub enum RegisterError {
     #[error("this node has shut down")]
     NodeStopped,
 }
-
-/// Checks a handler's name: 1 to 255 octets of UTF-8.
-pub(crate) const fn check_name(name: &str) -> Result<(), &'static str> {
-    match name.len() {
-        0 => Err("it is empty"),
-        1..=255 => Ok(()),
-        _ => Err("it is longer than 255 octets"),
-    }
-}

@@ -16,7 +16,7 @@ pub struct InstanceId(Uuid);
 
 impl InstanceId {
     /// Stands for nobody in an error about nobody; no node has it.
-    pub(crate) const UNKNOWN: Self = Self(Uuid::max());
+    pub const UNKNOWN: Self = Self(Uuid::max());
 
     /// Takes 16 octets; `None` when the first is 0.
     #[must_use]

@@ -14,7 +14,7 @@ use super::status::{
     Confirmed, FireAndForget, MessageStatus, Mode, WithReceipt, WithReceiptAndResponse, WithResponse,
 };
 use crate::api::call_error::{CallError, CallInfo, Refusal, TrySendError};
-use crate::error::check_name;
+use crate::api::control::check_name;
 use crate::proto::outgoing::Outgoing;
 use crate::wire::codes::Codec;
 use crate::wire::extras::encode_extras;

@@ -121,3 +121,12 @@ impl fmt::Display for MessageId {
         write!(f, "{:08x}-{:08x}-{:x}", hex(self.sender), hex(self.incarnation), self.number)
     }
 }
+
+/// Checks a handler's name: 1 to 255 octets of UTF-8.
+pub(crate) const fn check_name(name: &str) -> Result<(), &'static str> {
+    match name.len() {
+        0 => Err("it is empty"),
+        1..=255 => Ok(()),
+        _ => Err("it is longer than 255 octets"),
+    }
+}

@@ -14,9 +14,10 @@ use super::counters::HandlerCounters;
 use super::dispatch::batch::Batcher;
 use super::dispatch::gate::Gate;
 use crate::api::control::ContractInfo;
+use crate::api::control::check_name;
 use crate::api::handler::Handler;
 use crate::api::handler_call::HandlerCall;
-use crate::error::{RegisterError, check_name};
+use crate::error::RegisterError;
 use crate::limits::Limits;
 
 /// Names of blocking handlers run at most so many at once unless they say otherwise: threads are dear.
