@@ -247,6 +247,8 @@ impl Command {
             Self::Ping(args) => args.target.json,
             Self::Call(args) => args.target.json,
             Self::Handlers(args) | Self::Health(args) | Self::Shutdown(args) => args.target.json,
+            Self::Demo(args) => args.json.is_some(),
+            Self::Bench(args) => args.json.is_some(),
             _ => false,
         }
     }

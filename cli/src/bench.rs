@@ -3,13 +3,16 @@
 use dynamo_am_bench::BenchOptions;
 
 use crate::args::BenchArgs;
-use crate::demo::report::write_json;
+use crate::demo::report::{check_json_path, write_json};
 use crate::exit::Failure;
 
 /// Measures and prints.
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
     if !args.quick {
         return Err(Failure::usage("say --quick: it is the one set of workloads that there is so far"));
+    }
+    if let Some(path) = &args.json {
+        check_json_path(path)?;
     }
     let exe = std::env::current_exe()
         .map_err(|error| Failure::usage(format!("cannot find this command to start it again: {error}")))?;
@@ -23,7 +26,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
         Failure::handler(format!("{error}{cause}"))
     })?;
     if args.json.as_deref() != Some(std::path::Path::new("-")) {
-        println!("{}", report.table());
+        crate::output::print(format!("{}\n", report.table()))?;
     }
     match &args.json {
         Some(path) => write_json(path, &serde_json::to_value(&report).unwrap_or_default()),

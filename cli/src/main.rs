@@ -15,6 +15,7 @@ mod output;
 mod ping;
 mod remote;
 mod serve;
+mod signals;
 
 use std::process::ExitCode;
 

@@ -7,11 +7,11 @@ use std::time::Duration;
 use dynamo_am::{ActiveMessageManager, DeliveryMode, Endpoint, Handler, HandlerError, Raw};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::ServeArgs;
 use crate::exit::{Exit, Failure};
 use crate::output::{print, print_error};
+use crate::signals::Signals;
 
 #[derive(Deserialize)]
 struct Sum {
@@ -107,26 +107,4 @@ fn handlers() -> [Handler; 6] {
 
 fn panicking(by: dynamo_am::InstanceId) -> Result<(), HandlerError> {
     panic!("on purpose, as {by} asked for")
-}
-
-/// The signals that end a server.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, Failure> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| Failure::usage(format!("cannot listen for signals: {error}")))
-        };
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }

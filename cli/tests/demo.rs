@@ -1,211 +1,179 @@
-//! The demo against ground truth: real files, real worker processes, and one that is killed.
+//! `am demo` as processes: its totals against those found out in another way, bad input, and files, workers and
+//! leaders that go while it runs.
+
+#[allow(dead_code, reason = "each file of tests uses its part")]
+mod support;
+#[allow(dead_code, reason = "each file of tests uses its part")]
+mod tree;
 
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
 
-use serde_json::Value;
+use rustix::fs::{CWD, Mode, mkfifoat};
+use serde_json::{Value, json};
+use support::{Ended, Running, am};
+use tree::Tree;
+use tree::processes::Demo;
 
-/// The command, with no terminal.
-fn am(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_am"));
-    command.args(args).stdin(Stdio::null());
-    command
+fn demo(arguments: &[&str]) -> Ended {
+    Demo::start(arguments).0.finish()
 }
 
-fn run(args: &[&str]) -> Output {
-    am(args).output().unwrap()
+fn report(ended: Ended) -> Value {
+    ended.expect(0).json().remove(0)
 }
 
-fn code(output: &Output) -> i32 {
-    output.status.code().unwrap_or(-1)
+/// Octets without a pattern, the same in each run.
+fn noise(len: usize, mut seed: u32) -> Vec<u8> {
+    let octets = std::iter::from_fn(|| {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        Some((seed >> 24) as u8)
+    });
+    octets.take(len).collect()
 }
 
-fn text(octets: &[u8]) -> String {
-    String::from_utf8_lossy(octets).into_owned()
-}
-
-struct Truth {
-    files: u64,
-    bytes: u64,
-    lines: u64,
-    words: u64,
-    blake3: String,
-}
-
-/// Walks and counts by itself, with the hash of the `blake3` crate and the counts of `wc`.
-fn truth(root: &Path) -> Truth {
-    let (mut lines, mut all) = (Vec::new(), Vec::new());
-    let mut folders = vec![root.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let entry = entry.unwrap();
-            match entry.file_type().unwrap() {
-                kind if kind.is_dir() => folders.push(entry.path()),
-                kind if kind.is_file() => all.push(entry.path()),
-                _ => {}
-            }
-        }
-    }
-    let mut sums = Truth { files: 0, bytes: 0, lines: 0, words: 0, blake3: String::new() };
-    for path in all {
-        let octets = fs::read(&path).unwrap();
-        let mut line = format!("{}  ", blake3::hash(&octets).to_hex()).into_bytes();
-        line.extend_from_slice(path.strip_prefix(root).unwrap().as_os_str().as_bytes());
-        line.push(b'\n');
-        lines.push(line);
-        let mut wc = Command::new("wc");
-        wc.arg("-lwc").env("LC_ALL", "C").stdin(fs::File::open(&path).unwrap());
-        let wc = wc.output().unwrap();
-        let counts: Vec<u64> = text(&wc.stdout).split_whitespace().map(|n| n.parse().unwrap()).collect();
-        sums.files += 1;
-        sums.lines += counts[0];
-        sums.words += counts[1];
-        sums.bytes += counts[2];
-    }
-    lines.sort();
-    sums.blake3 = blake3::hash(&lines.concat()).to_hex().to_string();
-    sums
-}
-
-fn check(report: &Value, truth: &Truth) {
-    let totals = &report["totals"];
-    for (name, expected) in
-        [("files", truth.files), ("bytes", truth.bytes), ("lines", truth.lines), ("words", truth.words)]
-    {
-        assert_eq!(totals[name].as_u64(), Some(expected), "{name}: {report}");
-    }
-    assert_eq!(totals["blake3"].as_str(), Some(truth.blake3.as_str()));
-}
-
-/// A folder with odd names, binary and empty files, and links that must not be followed.
-fn folder(files: u32, len: usize) -> tempfile::TempDir {
-    let root = tempfile::tempdir().unwrap();
-    fs::create_dir_all(root.path().join("a folder/deeper")).unwrap();
-    let mut state = 1u32;
-    for number in 0..files {
-        let octets: Vec<u8> = (0..len)
-            .map(|_| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (state >> 24) as u8
-            })
-            .collect();
-        let place = if number % 2 == 0 { "a folder" } else { "a folder/deeper" };
-        fs::write(root.path().join(place).join(format!("f{number}")), octets).unwrap();
-    }
-    fs::write(root.path().join("empty"), b"").unwrap();
-    fs::write(root.path().join("line\nbreak"), b"no newline at the end").unwrap();
-    fs::write(root.path().join(OsStr::from_bytes(b"not \xFF text")), b"two words\n").unwrap();
-    fs::write(root.path().join(".hidden"), b"\ta\x0Bb\x0Cc\rd  \n\n").unwrap();
-    symlink("empty", root.path().join("link")).unwrap();
-    symlink("..", root.path().join("a folder/loop")).unwrap();
-    root
-}
-
-fn demo(root: &Path, more: &[&str]) -> Output {
-    run(&[&["demo", root.to_str().unwrap(), "--json", "-"], more].concat())
-}
-
-#[test]
-fn totals_are_those_of_wc_and_blake3() {
-    let root = folder(40, 5000);
-    let output = demo(root.path(), &["--workers", "3"]);
-    assert_eq!(code(&output), 0, "{}", text(&output.stderr));
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    check(&report, &truth(root.path()));
+fn sum_of(report: &Value, field: &str) -> u64 {
     let workers = report["workers"].as_array().unwrap();
-    assert_eq!(workers.len(), 3);
-    assert_eq!(workers.iter().map(|worker| worker["files"].as_u64().unwrap()).sum::<u64>(), 44);
-    assert!(report["errors"].as_array().unwrap().is_empty() && report["seconds"].is_number());
+    workers.iter().map(|worker| worker[field].as_u64().unwrap()).sum()
 }
 
-#[test]
-fn an_empty_folder_has_totals_too() {
-    let root = tempfile::tempdir().unwrap();
-    let report: Value = serde_json::from_slice(&demo(root.path(), &["--workers", "1"]).stdout).unwrap();
-    check(&report, &truth(root.path()));
-}
-
-#[test]
-fn what_is_no_folder_is_an_error() {
-    for path in ["/no/such/folder", "/etc/hostname"] {
-        let output = run(&["demo", path]);
-        assert!(code(&output) == 2 && text(&output.stderr).contains(path), "{}", text(&output.stderr));
+/// Files of all kinds and names.
+fn odd_tree() -> Tree {
+    let tree = Tree::new();
+    tree.write("plain.txt", "one two\nthree\r\n\n no end");
+    tree.write("empty", "");
+    tree.write("sub/deep/er/file.rs", "fn main() {}\n");
+    tree.write(".hidden", "hidden");
+    tree.write(".git/HEAD", "ref: refs/heads/main\n");
+    tree.write("target/debug/x", "\x0b\x0c \x0bx\x0c");
+    tree.write("long", noise(1_500_000, 1));
+    tree.write("controls", (0..=255).flat_map(|octet| [b' ', octet, b' ']).collect::<Vec<u8>>());
+    tree.write("unprintable words", b"\x01\x02 \xFF\xFE \x7F\na\x80b \xC3\xA4\n");
+    tree.write("new\nline", "a name of two lines");
+    tree.write(OsStr::from_bytes(b"no\xFFtext"), "a name that is no text");
+    // Equal but for a tail that sorts before an end of line.
+    tree.write("same", "the same");
+    tree.write("same\ttail", "the same");
+    for n in 0..300 {
+        tree.write(format!("many/{}/{n}", n % 7), noise(n * 37 % 5000, n as u32));
     }
-}
-
-/// The worker processes of a demo.
-fn workers_of(leader: u32) -> Vec<u32> {
-    let listed = fs::read_to_string(format!("/proc/{leader}/task/{leader}/children"));
-    if let Ok(listed) = listed {
-        return listed.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
-    }
-    // Kernels without that file: ask every process for its parent.
-    let status = |pid: &str| fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let is_child = |pid: &str| status(pid).lines().any(|line| line == format!("PPid:\t{leader}"));
-    let pids = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    pids.filter(|pid| pid.parse::<u32>().is_ok() && is_child(pid)).map(|pid| pid.parse().unwrap()).collect()
+    symlink("plain.txt", tree.at("link")).unwrap();
+    symlink("..", tree.at("sub/loop")).unwrap();
+    symlink("nowhere", tree.at("dangling")).unwrap();
+    mkfifoat(CWD, tree.at("pipe"), Mode::RUSR).unwrap();
+    tree
 }
 
 #[test]
-fn a_killed_worker_loses_nothing() {
-    let root = folder(400, 200_000);
-    let mut leader = am(&["demo", root.path().to_str().unwrap(), "--workers", "3", "--json", "-"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // One of them, whatever it is doing, as soon as it is there.
-    let victim = loop {
-        match workers_of(leader.id()).first() {
-            Some(pid) if reads_files(*pid, root.path()) => break *pid,
-            _ if leader.try_wait().unwrap().is_some() => {
-                panic!("the demo ended before a worker was seen at work")
-            }
-            _ => std::thread::yield_now(),
-        }
-    };
-    assert!(Command::new("kill").args(["-9", &victim.to_string()]).status().unwrap().success());
-    let output = leader.wait_with_output().unwrap();
-    assert_eq!(code(&output), 0, "{}", text(&output.stderr));
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    check(&report, &truth(root.path()));
-    let lost = report["workers"].as_array().unwrap().iter().filter(|worker| worker["lost"] == true).count();
-    assert_eq!(lost, 1, "{report}");
-}
-
-/// Whether a process has a file below `root` open.
-fn reads_files(pid: u32, root: &Path) -> bool {
-    let root = root.canonicalize().unwrap();
-    let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-    open.flatten().any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(&root)))
+fn totals_are_those_of_wc_and_of_the_sorted_list_of_hashes() {
+    let tree = odd_tree();
+    let truth = tree.truth();
+    assert_eq!(tree.wc(), [truth.lines, truth.words, truth.bytes]);
+    let report = report(demo(&[tree.root(), "--workers", "3", "--json", "-"]));
+    assert_eq!(report["totals"], truth.totals());
+    assert_eq!(report["errors"], json!([]));
+    assert_eq!(report["skipped"], 4);
+    assert!(report["seconds"].as_f64().unwrap() > 0.0);
+    let workers = report["workers"].as_array().unwrap();
+    let numbers: Vec<_> = workers.iter().map(|worker| worker["worker"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, [1, 2, 3]);
+    assert!(workers.iter().all(|worker| worker["lost"] == false && worker["files"] != 0));
+    assert_eq!((sum_of(&report, "files"), sum_of(&report, "bytes")), (truth.files, truth.bytes));
 }
 
 #[test]
-fn no_worker_outlives_a_killed_leader() {
-    let root = folder(400, 200_000);
-    let mut leader =
-        am(&["demo", root.path().to_str().unwrap(), "--workers", "2"]).stdout(Stdio::null()).spawn().unwrap();
-    let workers = loop {
-        let workers = workers_of(leader.id());
-        if workers.len() == 2 && workers.iter().any(|pid| reads_files(*pid, root.path())) {
-            break workers;
-        }
-        assert!(leader.try_wait().unwrap().is_none(), "the demo ended before its workers were seen at work");
-        std::thread::yield_now();
-    };
-    leader.kill().unwrap();
-    leader.wait().unwrap();
-    let began = std::time::Instant::now();
-    let is_there = |pid: &u32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        !stat.is_empty() && !stat.contains(") Z ")
-    };
-    while workers.iter().any(is_there) {
-        assert!(began.elapsed().as_secs() < 20, "a worker lives on");
-        std::thread::yield_now();
+fn the_result_does_not_depend_on_who_works() {
+    let tree = odd_tree();
+    let one = report(demo(&[tree.root(), "--workers", "1", "--in-flight", "1", "--json", "-"]));
+    let many = report(demo(&[tree.root(), "--workers", "8", "--in-flight", "16", "--json", "-"]));
+    assert_eq!(one["totals"], many["totals"]);
+    assert_eq!((one["workers"].as_array().unwrap().len(), many["workers"].as_array().unwrap().len()), (1, 8));
+}
+
+#[test]
+fn people_see_a_table_and_programs_a_file_and_the_current_folder_is_the_default() {
+    let tree = Tree::new();
+    tree.write("a", "one two\n");
+    let out = Tree::new();
+    let json = out.at("report.json");
+    let mut command = am(&["demo", "--workers", "2", "--json", json.to_str().unwrap()]);
+    let ended = Running::of(command.current_dir(tree.root()).spawn().unwrap()).finish().expect(0);
+    let report: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    assert_eq!(report["totals"], tree.truth().totals());
+    let text = ended.text();
+    assert!(text.contains("1 files, 8 bytes, 1 lines, 2 words"), "{text}");
+    assert!(text.contains(report["totals"]["blake3"].as_str().unwrap()), "{text}");
+    for worker in report["workers"].as_array().unwrap() {
+        assert!(text.contains(&worker["pid"].to_string()), "{text}");
     }
+    assert!(text.contains("100.0 %") && text.contains("worker") && text.contains("share"), "{text}");
+}
+
+#[test]
+fn an_empty_folder_is_no_error() {
+    let tree = Tree::new();
+    fs::create_dir_all(tree.at("nothing/below")).unwrap();
+    let report = report(demo(&[tree.root(), "--json", "-"]));
+    assert_eq!(report["totals"], tree.truth().totals());
+    assert_eq!(report["workers"].as_array().unwrap().len(), 4);
+}
+
+#[test]
+fn bad_input_is_refused_before_anything_starts() {
+    let tree = Tree::new();
+    tree.write("file", "");
+    let file = tree.at("file");
+    let (file, none) = (file.to_str().unwrap(), "/no/such/folder");
+    let below = format!("{file}/below");
+    let far = format!("{none}/report.json");
+    let cases: &[&[&str]] = &[
+        &[none],
+        &[file],
+        &[&below],
+        &["--workers", "0", tree.root()],
+        &["--workers", "many", tree.root()],
+        &["--in-flight", "0", tree.root()],
+        &[tree.root(), "--json", tree.root()],
+        &[tree.root(), "--json", &far],
+        &[tree.root(), "--json", &below],
+        &[tree.root(), tree.root()],
+    ];
+    for case in cases {
+        let ended = demo(case).expect(2);
+        assert_eq!(ended.text(), "", "{case:?}");
+    }
+    let ended = demo(&[none]).expect(2);
+    assert!(ended.stderr.starts_with("am: ") && ended.stderr.contains(none), "{}", ended.stderr);
+    let error = demo(&[none, "--json", "-"]).expect(2).error();
+    assert_eq!((&error["exit"], &error["error"]), (&json!(2), &json!("usage")));
+}
+
+#[test]
+fn files_that_go_or_change_their_kind_are_reported_each_and_stop_nothing() {
+    let tree = Tree::new();
+    for name in ["b-gone", "c-pipe", "d-link", "e-folder"] {
+        tree.write(name, "here when it was seen");
+    }
+    tree.write("f", "here still\n");
+    tree.write_endless("a");
+    // The one worker reads `a`, so the others, of the same folder, have been seen and not been read.
+    let demo = Demo::start(&[tree.root(), "--workers", "1", "--in-flight", "1", "--json", "-"]);
+    demo.readers_of("a");
+    for name in ["b-gone", "c-pipe", "d-link", "e-folder"] {
+        fs::remove_file(tree.at(name)).unwrap();
+    }
+    mkfifoat(CWD, tree.at("c-pipe"), Mode::RUSR).unwrap();
+    symlink("f", tree.at("d-link")).unwrap();
+    fs::create_dir(tree.at("e-folder")).unwrap();
+    tree.cut("a");
+    let report = report(demo.0.finish());
+    let errors = report["errors"].as_array().unwrap();
+    let paths: Vec<_> = errors.iter().map(|error| error["path"].as_str().unwrap()).collect();
+    assert_eq!(paths, ["b-gone", "c-pipe", "d-link", "e-folder"]);
+    assert!(errors[0]["error"].as_str().unwrap().contains("No such file"), "{errors:?}");
+    assert!(errors[1]["error"].as_str().unwrap().contains("no regular file"), "{errors:?}");
+    assert_eq!((&report["totals"]["files"], &report["totals"]["lines"]), (&json!(2), &json!(1)));
+    assert_eq!(report["workers"][0]["lost"], false);
 }

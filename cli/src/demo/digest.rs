@@ -1,8 +1,14 @@
-//! What is found out about a file: its BLAKE3 hash, and what `wc` counts.
+//! What a worker finds out about a file: its BLAKE3 hash, and what `wc` counts.
+//!
+//! Memory does not grow with the file, and only a regular file is ever read: a pipe that took its place since the
+//! walk saw it would hold the thread for ever.
 
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 /// Read at once, in octets.
@@ -18,10 +24,13 @@ pub(crate) struct Digest {
     pub(crate) words: u64,
 }
 
-/// Reads a file once. Lines are newlines; words are what GNU `wc` counts in the C locale: runs between white space
-/// that have a printable octet in them.
+/// Reads a file once.
+///
+/// # Errors
+///
+/// Those of the file system, and that it is no regular file (any more).
 pub(crate) fn digest_file(path: &Path) -> io::Result<Digest> {
-    let mut file = std::fs::File::open(path)?;
+    let mut file = open(path)?;
     let mut hasher = blake3::Hasher::new();
     let mut counts = Counts::default();
     let mut buffer = vec![0; READ_LEN];
@@ -41,6 +50,18 @@ pub(crate) fn digest_file(path: &Path) -> io::Result<Digest> {
     Ok(Digest { blake3, bytes: counts.bytes, lines: counts.lines, words })
 }
 
+/// Opens a regular file; follows no link in its last place and waits for no pipe's other end.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("is no regular file any more"));
+    }
+    Ok(file)
+}
+
+/// Lines are newlines. Words are what GNU `wc` counts in the C locale: runs between white space that have a
+/// printable octet in them, so that octets beyond ASCII and control characters make no word by themselves.
 #[derive(Debug, Default)]
 struct Counts {
     bytes: u64,
@@ -79,5 +100,31 @@ mod tests {
         text.chunks(1).for_each(|piece| pieces.take(piece));
         assert_eq!((whole.lines, whole.words, whole.in_word), (1, 3, true));
         assert_eq!((pieces.lines, pieces.words, pieces.in_word), (1, 3, true));
+    }
+
+    #[test]
+    fn a_file_longer_than_the_buffer_is_read_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("long");
+        let text = b"a word and\n".repeat(READ_LEN / 4);
+        std::fs::write(&path, &text).unwrap();
+        let lines = (READ_LEN / 4) as u64;
+        let blake3 = blake3::hash(&text).to_hex().to_string();
+        let digest = Digest { blake3, bytes: 11 * lines, lines, words: 3 * lines };
+        assert_eq!(digest_file(&path).unwrap(), digest);
+    }
+
+    #[test]
+    fn only_regular_files_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("file"), "text").unwrap();
+        std::os::unix::fs::symlink(at("file"), at("link")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, at("pipe"), rustix::fs::Mode::RUSR).unwrap();
+        assert!(digest_file(&at("file")).is_ok());
+        // Nobody writes to the pipe: a plain open would wait for ever.
+        for name in ["link", "pipe", "none", "."] {
+            assert!(digest_file(&at(name)).is_err(), "{name}");
+        }
     }
 }

@@ -1,252 +1,246 @@
-//! The leading side of the demo: starts workers, gives out files, adds up.
+//! The leading side of the demo: gives each file to a worker that is free, and adds up what comes back.
+//!
+//! One task does it all: it takes a file from the walk only when a worker can have it, so at most `--in-flight`
+//! files a worker and one queue of names are held, however large the tree.
+//!
+//! **Invariant**: a file that was found is answered for exactly once, in the sums or among the errors. Reading a
+//! file twice does no harm, so a lost worker's files simply go to others.
 
-use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use dynamo_am::{
-    ActiveMessageManager, CallError, Client, Handler, HandlerError, InstanceId, Peer, Raw, Refusal,
-};
-use indicatif::{HumanBytes, ProgressBar};
-use tokio::process::{Child, Command};
+use dynamo_am::{ActiveMessageManager, CallError, Peer, Raw, Refusal};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressFinish};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
 use super::digest::Digest;
-use super::feed::{FOUND_LEN, Feed};
-use super::report::{FileError, Report, Totals, WorkerReport, write_json};
-use super::walk::walk;
-use super::worker::Hello;
+use super::report::{FileError, Report, check_json_path, write_json};
+use super::team::{Team, Worker};
+use super::walk::{Found, walk};
 use crate::args::DemoArgs;
 use crate::exit::Failure;
+use crate::output::{print, print_error};
+use crate::signals::Signals;
 
-/// Workers that are not there by then will not come.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long workers may take to end by themselves.
-const END_TIMEOUT: Duration = Duration::from_secs(2);
+/// Names that the walk may be ahead of the workers.
+const FOUND_LEN: usize = 1024;
 /// One file's deadline: even a huge one on a slow disk is done by then.
 const FILE_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// A worker that has said hello.
-#[derive(Debug, Clone)]
-struct Worker {
-    peer: Peer,
-    report: Arc<Mutex<WorkerReport>>,
-}
-
-/// What all slots add to.
-#[derive(Debug, Default)]
-struct Sums {
-    totals: Totals,
-    /// `HEX  relative/path` lines, sorted.
-    lines: BTreeSet<Vec<u8>>,
-}
-
 /// Runs the demo.
+///
+/// # Errors
+///
+/// When there is no such folder, when the result cannot be written, when all workers are lost, and on a signal.
 pub(crate) async fn run(args: &DemoArgs) -> Result<(), Failure> {
-    let root = std::fs::canonicalize(&args.dir)
-        .map_err(|error| Failure::usage(format!("cannot read `{}`: {error}", args.dir.display())))?;
-    if !root.is_dir() {
-        return Err(Failure::usage(format!("`{}` is no directory", args.dir.display())));
+    let root = folder(&args.dir)?;
+    if let Some(path) = &args.json {
+        check_json_path(path)?;
     }
+    let mut signals = Signals::new()?;
     tokio::select! {
+        biased;
+        // The node and the team are dropped: the workers are killed, and the socket's file goes.
+        () = signals.next() => Err(Failure::interrupted()),
         result = lead(args, &root) => result,
-        interrupted = tokio::signal::ctrl_c() => {
-            interrupted.map_err(|error| Failure::usage(format!("cannot watch for signals: {error}")))?;
-            Err(Failure::interrupted())
-        }
     }
+}
+
+fn folder(dir: &Path) -> Result<PathBuf, Failure> {
+    let cannot = |reason: String| {
+        Failure::usage(format!("cannot read the folder `{}`: {reason}", dir.display()))
+            .hint("give it the path of a folder that you may read")
+    };
+    let root = std::fs::canonicalize(dir).map_err(|error| cannot(error.to_string()))?;
+    // The one folder whose loss leaves nothing to do. Those below it are only reported.
+    std::fs::read_dir(&root).map_err(|error| cannot(error.to_string()))?;
+    Ok(root)
 }
 
 async fn lead(args: &DemoArgs, root: &Path) -> Result<(), Failure> {
     let node = ActiveMessageManager::builder().listen("ipc://*").start().await?;
-    let (mut children, workers) = start_workers(&node, args.workers).await?;
+    let mut team = Team::start(&node, args.workers).await?;
     let began = Instant::now();
     let (found, receiver) = mpsc::channel(FOUND_LEN);
     let walked = root.to_owned();
-    let walker = tokio::task::spawn_blocking(move || walk(&walked, &found));
-    let feed = Arc::new(Feed::new(receiver));
-    let sums = Arc::new(Mutex::new(Sums::default()));
-    let progress = progress_bar();
-
-    let job = Arc::new(Job { root: root.to_owned(), feed: feed.clone(), sums: sums.clone(), progress });
-    let mut alive = workers.clone();
-    loop {
-        let mut slots = JoinSet::new();
-        for worker in &alive {
-            for _ in 0..args.in_flight {
-                slots.spawn(job.clone().run_slot(worker.clone()));
-            }
-        }
-        while slots.join_next().await.is_some() {}
-        alive.retain(|worker| !lock(&worker.report).lost);
-        if alive.is_empty() {
-            return Err(Failure::connection("all workers were lost; nobody is left to read the files"));
-        }
-        // Files of workers that were lost after the others had found nothing more to do.
-        if !feed.has_returned() {
-            break;
-        }
-    }
+    // It ends when the job does and nobody listens any more.
+    let _walker = tokio::task::spawn_blocking(move || walk(&walked, &found));
+    let mut job = Job::new(root, receiver, args.in_flight);
+    let worked = job.work(&mut team).await;
     job.progress.finish_and_clear();
-    let _ = walker.await;
-    let seconds = began.elapsed().as_secs_f64();
+    worked?;
+    let report = job.report(&team, began.elapsed());
+    // All is answered: how the node and its workers end changes nothing.
     let _ = node.shutdown().await;
-    end_workers(&mut children).await;
-
-    let report = sum_up(&sums, &workers, &feed, seconds);
-    if args.json.as_deref() != Some(Path::new("-")) {
-        report.print();
-    }
-    match &args.json {
-        Some(path) => write_json(path, &serde_json::to_value(&report).unwrap_or_default()),
-        None => Ok(()),
-    }
+    team.end().await;
+    show(&report, args.json.as_deref())
 }
 
-fn progress_bar() -> ProgressBar {
-    let progress = ProgressBar::new_spinner();
-    progress.enable_steady_tick(Duration::from_millis(100));
-    progress
-}
-
-fn sum_up(sums: &Mutex<Sums>, workers: &[Worker], feed: &Feed, seconds: f64) -> Report {
-    let mut sums = lock(sums);
-    let mut hasher = blake3::Hasher::new();
-    for line in &sums.lines {
-        hasher.update(line);
+fn show(report: &Report, json: Option<&Path>) -> Result<(), Failure> {
+    if json != Some(Path::new("-")) {
+        print_error(&report.complaints());
+        print(report.summary())?;
     }
-    sums.totals.blake3 = hasher.finalize().to_hex().to_string();
-    let mut workers: Vec<WorkerReport> = workers.iter().map(|worker| lock(&worker.report).clone()).collect();
-    workers.sort_by_key(|worker| worker.worker);
-    let mut errors = feed.take_errors();
-    errors.sort_by(|a, b| a.path.cmp(&b.path));
-    Report { totals: sums.totals.clone(), workers, errors, seconds }
+    let Some(path) = json else { return Ok(()) };
+    let value = serde_json::to_value(report)
+        .map_err(|error| Failure::handler(format!("cannot put the result into JSON: {error}")))?;
+    write_json(path, &value)
 }
 
-/// What a slot needs to know.
-#[derive(Debug)]
+/// A call under way: which worker has which file, and what became of it.
+type Call = BoxFuture<'static, (usize, PathBuf, Result<Digest, CallError>)>;
+
+/// The work: what is to do, what is being done, and what has come of it.
 struct Job {
     root: PathBuf,
-    feed: Arc<Feed>,
-    sums: Arc<Mutex<Sums>>,
+    in_flight: u32,
+    found: mpsc::Receiver<Found>,
+    is_walked: bool,
+    /// Files whose workers were lost; they go first.
+    returned: Vec<PathBuf>,
+    calls: FuturesUnordered<Call>,
+    report: Report,
+    /// `HEX  relative/path` of each file, without an end of line: sorting is by the line alone.
+    lines: Vec<Vec<u8>>,
     progress: ProgressBar,
 }
 
 impl Job {
-    /// One of a worker's places: a file after the other, until there is none or the worker is lost.
-    async fn run_slot(self: Arc<Self>, worker: Worker) {
-        while !lock(&worker.report).lost {
-            let Some(path) = self.feed.next().await else { return };
-            match self.digest(&worker.peer, &path).await {
-                Ok(digest) => self.add(&worker, &path, &digest),
-                Err(CallError::HandlerError { message, .. }) => self.fail(&path, message),
-                Err(error @ (CallError::HandlerPanicked { .. } | CallError::DeadlineExceeded { .. })) => {
-                    self.fail(&path, error.to_string());
-                }
-                Err(CallError::Refused { reason: Refusal::Overloaded, .. }) => self.feed.give_back(path),
-                // Reading a file twice does no harm, so it does not matter whether it was read already.
-                Err(_) => {
-                    self.feed.give_back(path);
-                    lock(&worker.report).lost = true;
-                }
+    fn new(root: &Path, found: mpsc::Receiver<Found>, in_flight: u32) -> Self {
+        let progress = ProgressBar::new_spinner().with_finish(ProgressFinish::AndClear);
+        progress.enable_steady_tick(Duration::from_millis(100));
+        Self {
+            root: root.to_owned(),
+            in_flight,
+            found,
+            is_walked: false,
+            returned: Vec::new(),
+            calls: FuturesUnordered::new(),
+            report: Report::default(),
+            lines: Vec::new(),
+            progress,
+        }
+    }
+
+    /// Works until every file is answered for.
+    async fn work(&mut self, team: &mut Team) -> Result<(), Failure> {
+        loop {
+            self.give_returned(team);
+            if self.is_done() {
+                return Ok(());
+            }
+            if team.is_lost() && self.calls.is_empty() {
+                let files = self.report.totals.files;
+                let message = format!("all workers were lost; {files} files had been read, the rest was not");
+                return Err(Failure::connection(message).hint("see what ended them, and run it again"));
+            }
+            let is_wanted = !self.is_walked && self.returned.is_empty();
+            let free = if is_wanted { team.free(self.in_flight) } else { None };
+            tokio::select! {
+                Some((at, path, result)) = self.calls.next() => self.end_call(team, at, path, result),
+                at = team.next_exit() => team.lose(at),
+                found = self.found.recv(), if free.is_some() => self.take(team, free, found),
             }
         }
     }
 
-    async fn digest(&self, peer: &Peer, path: &Path) -> Result<Digest, CallError> {
-        let whole = self.root.join(path);
-        let payload = Raw::from(whole.as_os_str().as_bytes().to_vec());
-        let client = peer.client();
-        let message = client.active_message("digest").payload(&payload).deadline(FILE_TIMEOUT);
-        message.expect_response::<Digest>().send(peer).await?.response().await
+    fn is_done(&self) -> bool {
+        self.is_walked && self.returned.is_empty() && self.calls.is_empty()
     }
 
-    fn add(&self, worker: &Worker, path: &Path, digest: &Digest) {
-        {
-            let mut report = lock(&worker.report);
-            report.files += 1;
-            report.bytes += digest.bytes;
+    fn give_returned(&mut self, team: &mut Team) {
+        while let Some(at) = team.free(self.in_flight) {
+            let Some(path) = self.returned.pop() else { return };
+            self.give(team, at, path);
         }
-        let mut sums = lock(&self.sums);
-        sums.totals.files += 1;
-        sums.totals.bytes += digest.bytes;
-        sums.totals.lines += digest.lines;
-        sums.totals.words += digest.words;
+    }
+
+    fn take(&mut self, team: &mut Team, free: Option<usize>, found: Option<Found>) {
+        match (found, free) {
+            (Some(Found::File(path)), Some(at)) => self.give(team, at, path),
+            (Some(Found::File(path)), None) => self.returned.push(path),
+            (Some(Found::Other), _) => self.report.skipped += 1,
+            (Some(Found::Error(error)), _) => self.report.errors.push(error),
+            (None, _) => self.is_walked = true,
+        }
+    }
+
+    fn give(&mut self, team: &mut Team, at: usize, path: PathBuf) {
+        if let Some(worker) = team.workers.get_mut(at)
+            && let Some(peer) = worker.peer.clone()
+        {
+            worker.outstanding += 1;
+            let whole = self.root.join(&path);
+            self.calls.push(Box::pin(async move {
+                let result = digest(&peer, &whole).await;
+                (at, path, result)
+            }));
+        } else {
+            self.returned.push(path);
+        }
+    }
+
+    fn end_call(&mut self, team: &mut Team, at: usize, path: PathBuf, result: Result<Digest, CallError>) {
+        let Some(worker) = team.workers.get_mut(at) else { return };
+        worker.outstanding -= 1;
+        match result {
+            Ok(digest) => self.add(worker, &path, &digest),
+            Err(CallError::HandlerError { message, .. }) => self.fail(&path, &message),
+            Err(error) if is_of_the_file(&error) => self.fail(&path, &error),
+            Err(CallError::Refused { reason: Refusal::Overloaded, .. }) => self.returned.push(path),
+            Err(_) => {
+                self.returned.push(path);
+                team.lose(at);
+            }
+        }
+    }
+    fn add(&mut self, worker: &mut Worker, path: &Path, digest: &Digest) {
+        worker.report.files += 1;
+        worker.report.bytes += digest.bytes;
+        let totals = &mut self.report.totals;
+        totals.files += 1;
+        totals.bytes += digest.bytes;
+        totals.lines += digest.lines;
+        totals.words += digest.words;
+        let files = HumanCount(totals.files);
+        self.progress.set_message(format!("{files} files, {}", HumanBytes(totals.bytes)));
         let mut line = format!("{}  ", digest.blake3).into_bytes();
         line.extend_from_slice(path.as_os_str().as_bytes());
-        line.push(b'\n');
-        sums.lines.insert(line);
-        self.progress.set_message(format!("{} files, {}", sums.totals.files, HumanBytes(sums.totals.bytes)));
+        self.lines.push(line);
     }
 
-    fn fail(&self, path: &Path, error: String) {
-        self.feed.fail(FileError { path: path.to_string_lossy().into_owned(), error });
+    fn fail(&mut self, path: &Path, error: &impl ToString) {
+        self.report.errors.push(FileError::new(path, error));
     }
-}
 
-/// Starts the processes and waits until each has said hello.
-async fn start_workers(
-    node: &ActiveMessageManager,
-    count: u32,
-) -> Result<(Vec<Child>, Vec<Worker>), Failure> {
-    let (hellos, mut arrived) = mpsc::channel::<(InstanceId, Hello)>(count as usize);
-    let hello = Handler::unary("hello", move |cx, hello: Hello| {
-        let hellos = hellos.clone();
-        async move {
-            let sent = hellos.try_send((cx.sender().instance_id(), hello));
-            sent.map_err(|_| HandlerError::msg("no worker is awaited"))
+    fn report(mut self, team: &Team, took: Duration) -> Report {
+        self.lines.sort_unstable();
+        let mut hasher = blake3::Hasher::new();
+        for line in &self.lines {
+            hasher.update(line).update(b"\n");
         }
-    });
-    node.register(hello).map_err(|error| Failure::usage(error.to_string()))?;
-    let endpoint = node.endpoints().first().map(ToString::to_string).unwrap_or_default();
-    let exe = std::env::current_exe()
-        .map_err(|error| Failure::usage(format!("cannot find this command to start it again: {error}")))?;
-    let mut children = Vec::new();
-    for number in 1..=count {
-        let child = Command::new(&exe)
-            .args(["demo-worker", "--leader", &endpoint, "--number", &number.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| Failure::usage(format!("cannot start a worker: {error}")))?;
-        children.push(child);
-    }
-    let client = node.client();
-    let all = async {
-        let mut workers = Vec::new();
-        while workers.len() < count as usize {
-            let Some((instance, hello)) = arrived.recv().await else { break };
-            workers.extend(worker_of(&client, instance, &hello));
-        }
-        workers
-    };
-    let workers = tokio::time::timeout(START_TIMEOUT, all).await;
-    let workers =
-        workers.map_err(|_| Failure::connection("the workers did not come; see their errors above"))?;
-    Ok((children, workers))
-}
-
-fn worker_of(client: &Client, instance: InstanceId, hello: &Hello) -> Option<Worker> {
-    let report = WorkerReport { worker: hello.number, pid: hello.pid, ..WorkerReport::default() };
-    let peer = client.peer(instance)?;
-    Some(Worker { peer, report: Arc::new(Mutex::new(report)) })
-}
-
-/// Workers end when the leader's link does; those that do not are killed.
-async fn end_workers(children: &mut [Child]) {
-    let deadline = tokio::time::Instant::now() + END_TIMEOUT;
-    for child in children {
-        if tokio::time::timeout_at(deadline, child.wait()).await.is_err() {
-            let _ = child.kill().await;
-        }
+        self.report.totals.blake3 = hasher.finalize().to_hex().to_string();
+        self.report.workers = team.workers.iter().map(|worker| worker.report.clone()).collect();
+        self.report.errors.sort_by(|a, b| a.path.cmp(&b.path));
+        self.report.seconds = took.as_secs_f64();
+        self.report
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+/// Whether another worker would fare no better.
+const fn is_of_the_file(error: &CallError) -> bool {
+    use CallError::{BadResponse, DeadlineExceeded, HandlerPanicked};
+    matches!(error, HandlerPanicked { .. } | BadResponse { .. } | DeadlineExceeded { .. })
+}
+
+/// The path travels as raw octets: it need not be text.
+async fn digest(peer: &Peer, path: &Path) -> Result<Digest, CallError> {
+    let payload = Raw::from(path.as_os_str().as_bytes().to_vec());
+    let client = peer.client();
+    let message = client.active_message("digest").payload(&payload).deadline(FILE_TIMEOUT);
+    message.expect_response::<Digest>().send(peer).await?.response().await
 }

@@ -4,9 +4,9 @@
 //! nowhere. A worker that dies loses nothing: its files go to others.
 
 mod digest;
-mod feed;
 mod leader;
 pub(crate) mod report;
+mod team;
 mod walk;
 pub(crate) mod worker;
 

@@ -1,9 +1,13 @@
 //! All regular files below a folder, one after the other, without a list of them all.
+//!
+//! What is held at a time is one folder's entries, and the folders still to be entered on the way down to it. The
+//! queue that takes the files is bounded, so the walk keeps pace with the workers.
 
-use std::fs;
+use std::fs::{self, DirEntry};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::Sender;
 
 use super::report::FileError;
 
@@ -12,43 +16,35 @@ use super::report::FileError;
 pub(crate) enum Found {
     /// A regular file, relative to the folder.
     File(PathBuf),
+    /// A symbolic link, which is not followed, or a socket, a pipe or a device.
+    Other,
     /// Something that could not be looked at.
     Error(FileError),
 }
 
-/// Walks `root` in order of names and sends what it finds; ends early when nobody listens. Symbolic links are not
-/// followed, and what is neither file nor folder is passed over. Blocks: for a thread of its own.
-pub(crate) fn walk(root: &Path, found: &mpsc::Sender<Found>) {
+/// Walks `root` in order of names and sends what it finds; ends early when nobody listens. Blocks: for a thread of
+/// its own.
+pub(crate) fn walk(root: &Path, found: &Sender<Found>) {
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {
-        let mut entries = match list(&root.join(&folder)) {
-            Ok(entries) => entries,
-            Err(error) => {
-                let error =
-                    FileError { path: folder.to_string_lossy().into_owned(), error: error.to_string() };
-                if found.blocking_send(Found::Error(error)).is_err() {
-                    return;
-                }
-                continue;
-            }
-        };
-        entries.sort_by_key(fs::DirEntry::file_name);
+        let (mut entries, errors) = list(&root.join(&folder));
+        entries.sort_by_key(DirEntry::file_name);
         let mut below = Vec::new();
-        for entry in entries {
+        let errors = errors.into_iter().map(|error| Found::Error(FileError::new(&folder, &error)));
+        let entries = entries.into_iter().filter_map(|entry| {
             let path = folder.join(entry.file_name());
-            let sent = match entry.file_type() {
+            match entry.file_type() {
                 Ok(kind) if kind.is_dir() => {
                     below.push(path);
-                    continue;
+                    None
                 }
-                Ok(kind) if kind.is_file() => Found::File(path),
-                Ok(_) => continue,
-                Err(error) => Found::Error(FileError {
-                    path: path.to_string_lossy().into_owned(),
-                    error: error.to_string(),
-                }),
-            };
-            if found.blocking_send(sent).is_err() {
+                Ok(kind) if kind.is_file() => Some(Found::File(path)),
+                Ok(_) => Some(Found::Other),
+                Err(error) => Some(Found::Error(FileError::new(&path, &error))),
+            }
+        });
+        for item in errors.chain(entries) {
+            if found.blocking_send(item).is_err() {
                 return;
             }
         }
@@ -56,6 +52,68 @@ pub(crate) fn walk(root: &Path, found: &mpsc::Sender<Found>) {
     }
 }
 
-fn list(folder: &Path) -> std::io::Result<Vec<fs::DirEntry>> {
-    fs::read_dir(folder)?.collect()
+/// What could be listed, and what went wrong meanwhile.
+fn list(folder: &Path) -> (Vec<DirEntry>, Option<io::Error>) {
+    let mut entries = Vec::new();
+    let reader = match fs::read_dir(folder) {
+        Ok(reader) => reader,
+        Err(error) => return (entries, Some(error)),
+    };
+    for entry in reader {
+        match entry {
+            Ok(entry) => entries.push(entry),
+            // A folder that fails once may fail for ever.
+            Err(error) => return (entries, Some(error)),
+        }
+    }
+    (entries, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn walk_all(root: &Path) -> Vec<String> {
+        let (send, mut receive) = tokio::sync::mpsc::channel(1);
+        let root = root.to_owned();
+        let walker = std::thread::spawn(move || walk(&root, &send));
+        let items = std::iter::from_fn(|| receive.blocking_recv());
+        let items = items.map(|item| match item {
+            Found::File(path) => path.display().to_string(),
+            Found::Other => "other".to_owned(),
+            Found::Error(error) => format!("error at {}", error.path),
+        });
+        let items = items.collect();
+        walker.join().unwrap();
+        items
+    }
+
+    #[test]
+    fn every_file_is_found_once_in_order_and_no_link_is_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir_all(at("b/.git/x")).unwrap();
+        fs::create_dir(at("empty")).unwrap();
+        for name in ["c", ".hidden", "b/2", "b/10", "b/.git/x/HEAD"] {
+            fs::write(at(name), name).unwrap();
+        }
+        std::os::unix::fs::symlink("..", at("b/up")).unwrap();
+        std::os::unix::fs::symlink("nowhere", at("a-dangling")).unwrap();
+        let expected = [".hidden", "other", "c", "b/10", "b/2", "other", "b/.git/x/HEAD"];
+        assert_eq!(walk_all(folder.path()), expected);
+    }
+
+    #[test]
+    fn a_folder_that_is_gone_is_an_error_and_not_the_end() {
+        assert_eq!(walk_all(Path::new("/no/such/folder")), ["error at ."]);
+    }
+
+    #[test]
+    fn the_walk_ends_when_nobody_listens() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("file"), "").unwrap();
+        let (send, receive) = tokio::sync::mpsc::channel(1);
+        drop(receive);
+        walk(folder.path(), &send);
+    }
 }

@@ -45,7 +45,7 @@ impl Ended {
 
 /// A running `am`.
 pub(crate) struct Running {
-    child: Child,
+    pub(crate) child: Child,
     stdout: Receiver<Vec<u8>>,
     stderr: Receiver<Vec<u8>>,
     /// What was taken of the output by [`next_line`](Self::next_line).
