@@ -70,6 +70,8 @@ fn end(node: &Arc<Node>, job: Job, answered: Answered) {
     if let Some(mut next) = entry.gate.leave() {
         let HandlerCall::Deferred(call) = &entry.call else { return };
         let (context, payload) = (next.context(), next.take_payload());
-        run(node, next, || (call.clone(), context, payload));
+        // In a task of its own: a handler that answers at once would else call itself for all that wait.
+        let (owner, call) = (node.clone(), call.clone());
+        node.spawner.spawn_handler(async move { run(&owner, next, || (call, context, payload)) });
     }
 }
