@@ -46,7 +46,7 @@ class Reply:
     def expect(self, kind, id, code=None):
         text = self.payload[:80]
         check(self.kind == kind, f"kind {self.kind} came for {kind}: code {self.code}, {text!r}")
-        check(self.id == id, f"a reply to {self.id} came for {id}")
+        check(id is None or self.id == id, f"a reply to {self.id} came for {id}")
         check(code is None or self.code == code, f"code {self.code} came for {code}: {text!r}")
         return self
 
