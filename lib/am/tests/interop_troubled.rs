@@ -11,16 +11,18 @@ use std::time::Duration;
 
 use common::{caller, next_event, soon, until};
 use dynamo_am::{
-    ActiveMessageManager, CallError, ConnectError, Endpoint, Handler, HandlerError, Limits, LinkEvent, Peer, Raw,
+    ActiveMessageManager, CallError, ConnectError, Endpoint, Handler, HandlerError, Limits, LinkEvent, Peer,
+    Raw,
 };
 use script::Script;
 use tokio::process::Command;
 use tokio::sync::{mpsc, watch};
 
-/// A node with the handlers that the scripts call, and what its handler `take` took.
+/// A node with the handlers that the scripts call; what `take` took, and a word for each call of `gated`.
 struct Scene {
     node: ActiveMessageManager,
     taken: mpsc::Receiver<Raw>,
+    starts: mpsc::Receiver<()>,
 }
 
 impl Scene {
@@ -32,6 +34,7 @@ impl Scene {
         let builder = ActiveMessageManager::builder().listen(endpoint).listen("ipc://*").limits(limits);
         let node = builder.start().await.unwrap();
         let (take, taken) = mpsc::channel(64);
+        let (start, starts) = mpsc::channel(64);
         let (gate, opened) = watch::channel(false);
         for handler in [
             Handler::unary("echo", |_cx, payload: Raw| async move { Ok(payload) }),
@@ -40,6 +43,7 @@ impl Scene {
             }),
             Handler::unary("gated", move |_cx, payload: Raw| {
                 let mut opened = opened.clone();
+                let _ = start.try_send(());
                 async move { opened.wait_for(|open| *open).await.map(|_| payload).map_err(HandlerError::from) }
             }),
             Handler::inline("open", move |_cx, (): ()| gate.send(true).map_err(HandlerError::from)),
@@ -50,7 +54,7 @@ impl Scene {
         ] {
             node.register(handler).unwrap();
         }
-        Self { node, taken }
+        Self { node, taken, starts }
     }
 
     async fn end(self) {
@@ -114,36 +118,20 @@ async fn an_idle_push_finds_a_restarted_node() {
 
 #[tokio::test]
 async fn a_node_that_goes_finishes_what_runs_and_refuses_what_comes() {
-    let scene = Scene::start(Limits::default()).await;
+    let mut scene = Scene::start(Limits::default()).await;
     let at = scene.node.endpoints()[0].to_string();
     let mut script = Script::start("troubled", &["drained", &at]).await;
     assert_eq!(script.line().await, "called");
-    let running = || !scene.node.client().peers().is_empty();
-    until("the peer is known", running).await;
-    // The call may still be on its way: what is sent before the Bye is taken.
-    let health = scene.node.client().myself();
-    soon("the call runs", async {
-        while running_calls(&health).await == 0 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    let ((), shut) = tokio::join!(script.done(), scene.node.shutdown());
+    soon("the call's start", scene.starts.recv()).await.unwrap();
+    let ((), shut) = tokio::join!(script.done(), soon("shutdown", scene.node.shutdown()));
     shut.unwrap();
-}
-
-/// How many handlers run, besides the one that tells.
-async fn running_calls(node: &Peer) -> u64 {
-    #[derive(serde::Deserialize)]
-    struct Health {
-        running: u64,
-    }
-    soon("an answer", node.call::<Health>("_health_check", &())).await.unwrap().running.saturating_sub(1)
 }
 
 #[tokio::test]
 async fn a_peer_that_is_held_back_is_not_taken_for_dead_nor_takes_us_for_it() {
-    let few = Limits { credit_messages: 4, ..Limits::default() };
+    // Far longer held back than either side waits for a silent one.
+    let foreign_silence_max = Duration::from_secs(2);
+    let few = Limits { credit_messages: 4, foreign_silence_max, ..Limits::default() };
     // The gate stays open once it is, so each transport has its own node.
     for index in 0..2 {
         let scene = Scene::start(few.clone()).await;
@@ -226,5 +214,99 @@ async fn calls_through_a_proxy_come_back_to_their_callers() {
     for count in ["1", "3"] {
         Script::start("proxied", &[&at, count]).await.done().await;
     }
+    scene.end().await;
+}
+
+/// A node of ours dials a socket that `bound.py` binds.
+async fn dial(node: &ActiveMessageManager, socket: &str) -> (Script, Peer) {
+    let mut script = Script::start("bound", &[socket, "tcp://127.0.0.1:*"]).await;
+    let at: Endpoint = script.line().await.parse().unwrap();
+    let peer = soon("connect", node.client().connect_foreign(at)).await.unwrap();
+    (script, peer)
+}
+
+/// Asks what `peer` cannot take: an error at once, in every mode, and nothing is sent that would do harm.
+async fn check_takes_nothing(peer: &Peer) {
+    let notified = soon("an error", peer.notify("echo", &())).await;
+    let confirmed = soon("an error", peer.confirm("echo", &())).await;
+    let called = soon("an error", peer.call::<()>("echo", &())).await;
+    for (mode, result) in [("notify", notified), ("confirm", confirmed), ("call", called)] {
+        let error = result.expect_err(mode);
+        assert!(matches!(error, CallError::NotSent { transient: false, .. }), "{mode}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_push_that_was_dialled_cannot_be_sent_to() {
+    let mut scene = Scene::start(Limits::default()).await;
+    let (script, peer) = dial(&scene.node, "PUSH").await;
+    soon("a message", scene.taken.recv()).await.unwrap();
+    check_takes_nothing(&peer).await;
+    script.done().await;
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_req_that_was_dialled_cannot_be_sent_to_and_goes_on() {
+    let scene = Scene::start(Limits::default()).await;
+    let (script, peer) = dial(&scene.node, "REQ").await;
+    check_takes_nothing(&peer).await;
+    script.done().await;
+    scene.end().await;
+}
+
+/// A call that its caller gives up is cancelled at the peer, which may not understand that, and hurts no later one.
+async fn check_given_up(socket: &str) {
+    let node = caller().await;
+    let (script, peer) = dial(&node, socket).await;
+    let call = node.client().active_message("late").deadline(Duration::from_millis(100));
+    let status = soon("room", call.expect_response::<()>().send(&peer)).await.unwrap();
+    let error = soon("the deadline", status.response()).await.unwrap_err();
+    assert!(matches!(error, CallError::DeadlineExceeded { maybe_executed: true, .. }), "{error}");
+    for n in 0..10i64 {
+        assert_eq!(soon("an answer", peer.call::<i64>("echo", &n)).await, Ok(n));
+    }
+    assert!(peer.is_connected());
+    soon("an ack", peer.confirm("stop", &())).await.unwrap();
+    script.done().await;
+    soon("shutdown", node.shutdown()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_of_a_router_that_is_given_up_hurts_no_later_one() {
+    check_given_up("ROUTER").await;
+}
+
+#[tokio::test]
+async fn a_call_of_a_rep_that_is_given_up_hurts_no_later_one() {
+    check_given_up("REP").await;
+}
+
+#[tokio::test]
+async fn dialling_a_socket_that_does_not_fit_is_an_error_at_once_that_names_it() {
+    let node = caller().await;
+    for socket in ["PUB", "SUB", "XPUB", "PAIR"] {
+        let mut script = Script::start("bound", &[socket, "tcp://127.0.0.1:*"]).await;
+        let at = script.line().await;
+        let error = soon("an error", node.client().connect_foreign(at.as_str())).await.unwrap_err();
+        let ConnectError::Unreachable { attempts } = &error else { panic!("{error}") };
+        assert!(attempts[0].reason.contains(socket), "{error}");
+    }
+    soon("shutdown", node.shutdown()).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_dials_a_socket_as_a_node_or_a_node_as_a_socket_is_told_the_other_way() {
+    let patience = Limits { connect_timeout: Duration::from_secs(1), ..Limits::default() };
+    let node = ActiveMessageManager::builder().limits(patience).start().await.unwrap();
+    let mut script = Script::start("bound", &["ROUTER", "tcp://127.0.0.1:*"]).await;
+    let at = script.line().await;
+    let error = soon("an error", node.client().connect(at.as_str())).await.unwrap_err();
+    assert!(error.to_string().contains("`connect_foreign`"), "{error}");
+    let scene = Scene::start(Limits::default()).await;
+    let error =
+        soon("an error", node.client().connect_foreign(&scene.node.endpoints()[0])).await.unwrap_err();
+    assert!(error.to_string().contains("`connect`"), "{error}");
+    soon("shutdown", node.shutdown()).await.unwrap();
     scene.end().await;
 }

@@ -1,9 +1,12 @@
 """Binds a socket of the real libzmq, tells where, and serves the node that dials it.
 
-Usage: bound.py ROUTER|REP|DEALER|REQ|PULL|PUSH ENDPOINT [HEARTBEAT_MS]
+Usage: bound.py TYPE ENDPOINT [HEARTBEAT_MS]
 
 The node is served until it says `stop`: ROUTER, REP and DEALER echo; REQ and DEALER call; PUSH sends; PULL reports.
+Other types only wait for an end.
 """
+
+import time
 
 from am import *
 
@@ -17,6 +20,8 @@ def answer(frames):
         return [struct.pack(">BBBBBBBBQ", 1, NACK, 32, 0, 0, 0, 0, 0, id), b"failed on purpose"], False
     if mode == CONFIRMED:
         return [reply(ACK, id)], name == "stop"
+    if name == "late":
+        time.sleep(0.5)
     check(mode == WITH_RESPONSE, f"mode {mode} came")
     return [reply(RESPONSE, id, asked.codec)] + ([asked.payload] if asked.payload else []), False
 
@@ -25,8 +30,11 @@ def serve(socket, has_address):
     while True:
         frames = receive(socket)
         address, frames = (frames[:1], frames[1:]) if has_address else ([], frames)
-        if Reply(frames).kind == 9:  # Bye: the node goes
+        kind = Reply(frames).kind
+        if kind == 9:  # Bye: the node goes
             return
+        if kind == 6:  # Cancel: too late for somebody who does one thing at a time
+            continue
         frames, is_last = answer(frames)
         socket.send_multipart(address + frames, copy=False)
         if is_last:
@@ -79,8 +87,10 @@ def main():
         pull(socket)
     elif name == "PUSH":
         push(socket)
-    else:
+    elif name in ["ROUTER", "REP"]:
         serve(socket, has_address=name == "ROUTER")
+    else:
+        time.sleep(PATIENCE_MS / 1000)
     context.destroy(linger=PATIENCE_MS)
     tell("done")
 

@@ -103,7 +103,6 @@ def held(endpoint):
     beats = {"HEARTBEAT_IVL": 500, "HEARTBEAT_TIMEOUT": 2500}
     socket, monitor = connected(context, endpoint, **beats)
     opener, _ = connected(context, endpoint)
-    # Two batches: the node cannot know that it must not read before it has read the first.
     for id in range(8):
         send(socket, message("gated", WITH_RESPONSE, id, b"x"))
     tell("called")
@@ -201,8 +200,10 @@ def misfits(endpoint):
 def frozen(endpoint):
     """A socket that asked to be forgotten after a second of silence; somebody stops its process."""
     context = zmq.Context()
-    socket, _ = connected(context, endpoint, HEARTBEAT_IVL=100, HEARTBEAT_TTL=1000, HEARTBEAT_TIMEOUT=60_000)
+    beats = {"HEARTBEAT_IVL": 100, "HEARTBEAT_TTL": 1000, "HEARTBEAT_TIMEOUT": 60_000}
+    socket, monitor = connected(context, endpoint, **beats)
     call(socket, 1).expect(RESPONSE, 1)
+    expect_quiet(monitor, 1000, "a socket that has time for some heartbeats")
     send(socket, message("forever", WITH_RESPONSE, 2))
     tell("called")
     receive(socket)
