@@ -425,3 +425,18 @@ fn a_call_after_its_nodes_runtime_has_gone_fails_and_does_not_hang() {
     assert!(answer.is_err(), "{answer:?}");
     drop(nodes);
 }
+
+#[tokio::test]
+async fn calling_again_is_not_said_to_help_when_this_node_has_shut_down() {
+    let (node, other) = (server().await, caller().await);
+    node.register(double()).unwrap();
+    let peer = connect(&other, &node).await;
+    let me = other.client().myself();
+    end([other]).await;
+    for peer in [&peer, &me] {
+        let error = soon("the failure", peer.call::<i64>("double", &1)).await.unwrap_err();
+        // Who calls again for as long as it is safe and can help would never end.
+        assert!(error.is_retry_safe() && !error.is_transient(), "{error}");
+    }
+    end([node]).await;
+}
