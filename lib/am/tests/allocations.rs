@@ -214,21 +214,26 @@ fn the_senders_bytes_are_not_copied_on_their_way_to_the_socket() {
     }
 }
 
-/// A DEALER that asks for answers, one after the other, and reads them into one buffer: it costs nothing.
+/// A foreign client that asks for answers, one after the other, and reads them into one buffer: it costs nothing.
 struct Asker {
     stream: std::net::TcpStream,
     buffer: Vec<u8>,
     request: Vec<u8>,
 }
 
+/// A request with response, as a frame of its own that `more` follow.
+fn request(handler: &str, more: bool) -> Vec<u8> {
+    let name_len = u8::try_from(handler.len()).unwrap();
+    let mut frame = vec![more.into(), 16 + name_len, 1, 1, 2, 0, 0, name_len, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    frame.extend_from_slice(handler.as_bytes());
+    frame
+}
+
 impl Asker {
-    fn connect(node: &ActiveMessageManager, handler: &str, answer_len: usize) -> Self {
+    fn connect(node: &ActiveMessageManager, socket_type: &str, request: Vec<u8>, answer_len: usize) -> Self {
         let at = node.endpoints()[0].to_string();
         let mut stream = std::net::TcpStream::connect(at.trim_start_matches("tcp://")).unwrap();
-        stream.write_all(&hello(&list(&[("Socket-Type", b"DEALER")]))).unwrap();
-        let name_len = u8::try_from(handler.len()).unwrap();
-        let mut request = vec![0, 16 + name_len, 1, 1, 2, 0, 0, name_len, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
-        request.extend_from_slice(handler.as_bytes());
+        stream.write_all(&hello(&list(&[("Socket-Type", socket_type.as_bytes())]))).unwrap();
         let mut asker = Self { stream, buffer: vec![0; answer_len + KIB], request };
         asker.stream.read_exact(&mut asker.buffer[..64]).unwrap();
         asker
@@ -249,11 +254,26 @@ impl Asker {
     /// Asks, and gives the answer's length and kind.
     fn ask(&mut self) -> (usize, u8) {
         self.stream.write_all(&self.request).unwrap();
+        self.answer()
+    }
+
+    /// The next answer's length and kind.
+    fn answer(&mut self) -> (usize, u8) {
+        let mut kind = 0;
         loop {
-            let (flags, _) = self.read_frame();
-            let kind = self.buffer[1];
-            if flags & 4 == 0 {
-                return (if flags & 1 == 0 { 0 } else { self.read_frame().1 }, kind);
+            let (flags, len) = self.read_frame();
+            let (is_command, is_last) = (flags & 4 != 0, flags & 1 == 0);
+            match (is_command, kind) {
+                (true, _) => {}
+                (false, 0) if len >= 16 => {
+                    kind = self.buffer[1];
+                    if is_last {
+                        return (0, kind);
+                    }
+                }
+                // What stands in front of the header.
+                (false, 0) => {}
+                (false, _) => return (len, kind),
             }
         }
     }
@@ -278,7 +298,7 @@ fn a_handlers_bytes_are_not_copied_on_their_way_to_the_socket() {
                 let node = ActiveMessageManager::builder().listen("tcp://127.0.0.1:0").no_ipc();
                 let node = node.start().await.unwrap();
                 node.register(handler).unwrap();
-                let mut asker = Asker::connect(&node, &name, len);
+                let mut asker = Asker::connect(&node, "DEALER", request(&name, false), len);
                 let mut ask = |count: u64| (0..count).for_each(|_| assert_eq!(asker.ask(), (len, RESPONSE)));
                 ask(COUNT / 10);
                 let before = counts();
@@ -319,6 +339,50 @@ fn an_inline_handlers_payload_stands_where_it_was_received() {
             neighbours >= COUNT / 4,
             "{neighbours} of {COUNT} payloads of {len} octets stand side by side"
         );
+    }
+}
+
+#[test]
+fn a_foreign_clients_payload_stands_where_it_was_received_with_an_envelope_too() {
+    let _turn = my_turn();
+    const ROUNDS: usize = 100;
+    // As many as a chunk holds.
+    const AT_ONCE: usize = 3;
+    for len in [8 * KIB, 20 * KIB] {
+        for (socket_type, envelope) in [("DEALER", &[][..]), ("REQ", &[1, 0])] {
+            let places = Arc::new(Mutex::new(Vec::with_capacity(ROUNDS * AT_ONCE)));
+            let all = places.clone();
+            let take = Handler::inline_raw("take", move |_cx: &InlineContext<'_>, payload| {
+                all.lock().unwrap().push(payload.as_ptr() as usize);
+                Ok(())
+            });
+            let mut message = envelope.to_vec();
+            message.extend_from_slice(&request("take", true));
+            message.push(2);
+            message.extend_from_slice(&(len as u64).to_be_bytes());
+            message.resize(message.len() + len, 7);
+            let message_len = message.len();
+            block_on(async {
+                let node = ActiveMessageManager::builder().listen("tcp://127.0.0.1:0").no_ipc();
+                let node = node.start().await.unwrap();
+                node.register(take).unwrap();
+                let mut asker = Asker::connect(&node, socket_type, message.repeat(AT_ONCE), KIB);
+                for _ in 0..ROUNDS {
+                    asker.ask();
+                    for _ in 1..AT_ONCE {
+                        asker.answer();
+                    }
+                }
+                drop(node);
+            });
+            let places = places.lock().unwrap();
+            let neighbours = places.windows(2).filter(|pair| pair[1] == pair[0] + message_len).count();
+            assert!(
+                neighbours >= ROUNDS / 2,
+                "{neighbours} of {} payloads of {len} octets from a {socket_type} stand side by side",
+                places.len()
+            );
+        }
     }
 }
 
