@@ -10,9 +10,10 @@ mod common;
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use common::{end, soon, until};
-use dynamo_am::{ActiveMessageManager, Handler, InlineContext, Peer, Raw};
+use dynamo_am::{ActiveMessageManager, Handler, InlineContext, Limits, Peer, Raw};
 use dynamo_am_alloc_count::{Counting, Counts, counts, set_large_len};
 
 #[global_allocator]
@@ -116,17 +117,51 @@ fn a_payload_longer_than_the_receive_chunk_has_one_buffer_from_socket_to_handler
     }
 }
 
-/// A socket that takes messages and says nothing, as a ROUTER would. Reads into one buffer, so it costs nothing.
-fn taker(octets: Arc<AtomicUsize>) -> String {
+/// A greeting and a READY.
+fn hello(properties: &[u8]) -> Vec<u8> {
+    let mut hello = vec![0xFF, 0, 0, 0, 0, 0, 0, 0, 0, 0x7F, 3, 1];
+    hello.extend_from_slice(b"NULL");
+    hello.resize(64, 0);
+    // A long frame with a command: as good as a short one.
+    hello.push(6);
+    hello.extend_from_slice(&(properties.len() as u64 + 6).to_be_bytes());
+    hello.extend_from_slice(b"\x05READY");
+    hello.extend_from_slice(properties);
+    hello
+}
+
+fn list(properties: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut list = Vec::new();
+    for (name, value) in properties {
+        list.push(u8::try_from(name.len()).unwrap());
+        list.extend_from_slice(name.as_bytes());
+        list.extend_from_slice(&u32::try_from(value.len()).unwrap().to_be_bytes());
+        list.extend_from_slice(value);
+    }
+    list
+}
+
+/// What one of our own nodes says that takes everything and never asks for a pause.
+fn insatiable() -> Vec<u8> {
+    list(&[
+        ("Socket-Type", b"ROUTER"),
+        ("Identity", &[0x5D; 16]),
+        ("X-AM-Version", b"1"),
+        ("X-AM-Incarnation", &[1; 16]),
+        ("X-AM-Host", b"elsewhere"),
+        ("X-AM-Max-Message", b"1000000000000"),
+        ("X-AM-Credit", b"1000000000,1000000000000"),
+    ])
+}
+
+/// A socket that takes messages and says nothing, with these properties in its READY. Reads into one buffer, so it
+/// costs nothing.
+fn taker(octets: Arc<AtomicUsize>, properties: Vec<u8>) -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("tcp://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        let mut greeting = vec![0xFF, 0, 0, 0, 0, 0, 0, 0, 0, 0x7F, 3, 1];
-        greeting.extend_from_slice(b"NULL");
-        greeting.resize(64, 0);
-        stream.write_all(&greeting).unwrap();
-        stream.write_all(b"\x04\x1C\x05READY\x0BSocket-Type\x00\x00\x00\x06ROUTER").unwrap();
+        stream.write_all(&hello(&properties)).unwrap();
         let mut buffer = vec![0; 256 * KIB];
         while let Ok(len @ 1..) = stream.read(&mut buffer) {
             octets.fetch_add(len, Ordering::Relaxed);
@@ -140,29 +175,214 @@ fn the_senders_bytes_are_not_copied_on_their_way_to_the_socket() {
     let _turn = my_turn();
     const COUNT: usize = 100;
     set_large_len(16 * KIB);
-    for len in [16 * KIB, 64 * KIB, MIB, 8 * MIB] {
-        let octets = Arc::new(AtomicUsize::new(0));
-        let at = taker(octets.clone());
-        let cost = block_on(async {
-            let node = ActiveMessageManager::builder().start().await.unwrap();
-            let peer = soon("connect", node.client().connect_foreign(at)).await.unwrap();
-            let payload = Raw::from(vec![7u8; len]);
-            // One after the other: what waits for room is another test's matter.
-            let send = async |count: usize| {
-                for _ in 0..count {
-                    let goal = octets.load(Ordering::Relaxed) + len;
-                    soon("room", peer.notify("take", &payload)).await.unwrap();
-                    until("it has come", || octets.load(Ordering::Relaxed) >= goal).await;
+    for to_own_node in [false, true] {
+        // To one of our own, what is longer than 1 MiB goes in parts.
+        for len in [16 * KIB, 64 * KIB, MIB, 8 * MIB] {
+            let octets = Arc::new(AtomicUsize::new(0));
+            let properties = if to_own_node { insatiable() } else { list(&[("Socket-Type", b"ROUTER")]) };
+            let at = taker(octets.clone(), properties);
+            let cost = block_on(async {
+                // The taker sends no heartbeats.
+                let patient = Limits { silence_max: Duration::from_secs(3600), ..Limits::default() };
+                let node = ActiveMessageManager::builder().limits(patient).start().await.unwrap();
+                let client = node.client();
+                let peer = match to_own_node {
+                    true => soon("connect", client.connect(at)).await.unwrap(),
+                    false => soon("connect", client.connect_foreign(at)).await.unwrap(),
+                };
+                let payload = Raw::from(vec![7u8; len]);
+                // One after the other: what waits for room is another test's matter.
+                let send = async |count: usize| {
+                    for _ in 0..count {
+                        let goal = octets.load(Ordering::Relaxed) + len;
+                        soon("room", peer.notify("take", &payload)).await.unwrap();
+                        until("it has come", || octets.load(Ordering::Relaxed) >= goal).await;
+                    }
+                };
+                send(COUNT / 10).await;
+                let before = counts();
+                send(COUNT).await;
+                let cost = counts().since(before);
+                drop(node);
+                cost
+            });
+            assert!(
+                cost.large < COUNT as u64 / 20,
+                "{cost:?} for {COUNT} payloads of {len} octets, to an own node: {to_own_node}"
+            );
+        }
+    }
+}
+
+/// A foreign client that asks for answers, one after the other, and reads them into one buffer: it costs nothing.
+struct Asker {
+    stream: std::net::TcpStream,
+    buffer: Vec<u8>,
+    request: Vec<u8>,
+}
+
+/// A request with response, as a frame of its own that `more` follow.
+fn request(handler: &str, more: bool) -> Vec<u8> {
+    let name_len = u8::try_from(handler.len()).unwrap();
+    let mut frame = vec![more.into(), 16 + name_len, 1, 1, 2, 0, 0, name_len, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    frame.extend_from_slice(handler.as_bytes());
+    frame
+}
+
+impl Asker {
+    fn connect(node: &ActiveMessageManager, socket_type: &str, request: Vec<u8>, answer_len: usize) -> Self {
+        let at = node.endpoints()[0].to_string();
+        let mut stream = std::net::TcpStream::connect(at.trim_start_matches("tcp://")).unwrap();
+        stream.write_all(&hello(&list(&[("Socket-Type", socket_type.as_bytes())]))).unwrap();
+        let mut asker = Self { stream, buffer: vec![0; answer_len + KIB], request };
+        asker.stream.read_exact(&mut asker.buffer[..64]).unwrap();
+        asker
+    }
+
+    /// Reads a frame into the buffer; gives its flags and length.
+    fn read_frame(&mut self) -> (u8, usize) {
+        let mut flags = [0];
+        self.stream.read_exact(&mut flags).unwrap();
+        let mut len = [0; 8];
+        let is_long = flags[0] & 2 != 0;
+        self.stream.read_exact(&mut len[if is_long { 0 } else { 7 }..]).unwrap();
+        let len = usize::try_from(u64::from_be_bytes(len)).unwrap();
+        self.stream.read_exact(&mut self.buffer[..len]).unwrap();
+        (flags[0], len)
+    }
+
+    /// Asks, and gives the answer's length and kind.
+    fn ask(&mut self) -> (usize, u8) {
+        self.stream.write_all(&self.request).unwrap();
+        self.answer()
+    }
+
+    /// The next answer's length and kind.
+    fn answer(&mut self) -> (usize, u8) {
+        let mut kind = 0;
+        loop {
+            let (flags, len) = self.read_frame();
+            let (is_command, is_last) = (flags & 4 != 0, flags & 1 == 0);
+            match (is_command, kind) {
+                (true, _) => {}
+                (false, 0) if len >= 16 => {
+                    kind = self.buffer[1];
+                    if is_last {
+                        return (0, kind);
+                    }
                 }
-            };
-            send(COUNT / 10).await;
-            let before = counts();
-            send(COUNT).await;
-            let cost = counts().since(before);
-            end([node]).await;
-            cost
+                // What stands in front of the header.
+                (false, 0) => {}
+                (false, _) => return (len, kind),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_handlers_bytes_are_not_copied_on_their_way_to_the_socket() {
+    let _turn = my_turn();
+    const COUNT: u64 = 100;
+    const RESPONSE: u8 = 4;
+    set_large_len(16 * KIB);
+    for len in [16 * KIB, 64 * KIB, MIB, 8 * MIB] {
+        let payload = Raw::from(vec![7u8; len]);
+        let [a, b] = [payload.clone(), payload];
+        let handlers = [
+            Handler::inline("inline", move |_cx, (): ()| Ok(a.clone())),
+            Handler::unary("unary", move |_cx, (): ()| std::future::ready(Ok(b.clone()))),
+        ];
+        for handler in handlers {
+            let name = handler.name().to_owned();
+            let cost = block_on(async {
+                let node = ActiveMessageManager::builder().listen("tcp://127.0.0.1:0").no_ipc();
+                let node = node.start().await.unwrap();
+                node.register(handler).unwrap();
+                let mut asker = Asker::connect(&node, "DEALER", request(&name, false), len);
+                let mut ask = |count: u64| (0..count).for_each(|_| assert_eq!(asker.ask(), (len, RESPONSE)));
+                ask(COUNT / 10);
+                let before = counts();
+                ask(COUNT);
+                let cost = counts().since(before);
+                drop(node);
+                cost
+            });
+            assert!(cost.large < COUNT / 20, "{cost:?} for {COUNT} answers of {len} octets by `{name}`");
+        }
+    }
+}
+
+#[test]
+fn an_inline_handlers_payload_stands_where_it_was_received() {
+    let _turn = my_turn();
+    const COUNT: usize = 1000;
+    for len in [64, KIB, 8 * KIB, 16 * KIB] {
+        let places = Arc::new(Mutex::new(Vec::with_capacity(COUNT)));
+        let seen = Arc::new(AtomicU64::new(0));
+        let (all, counter) = (places.clone(), seen.clone());
+        let take = Handler::inline_raw("take", move |_cx: &InlineContext<'_>, payload| {
+            all.lock().unwrap().push(payload.as_ptr() as usize);
+            counter.fetch_add(1, Ordering::Relaxed);
+            Ok(())
         });
-        assert!(cost.large < COUNT as u64 / 20, "{cost:?} for {COUNT} payloads of {len} octets");
+        block_on(async {
+            let two = Two::start("tcp://127.0.0.1:0", take).await;
+            send(&two.peer, &Raw::from(vec![7u8; len]), COUNT as u64, &seen).await;
+            two.end().await;
+        });
+        // In a chunk, a payload is followed by two frames' heads and the next message's header; a copy would stand at
+        // the place of the one before it, or anywhere.
+        let between = 2 + (16 + "take".len()) + if len < 256 { 2 } else { 9 };
+        let places = places.lock().unwrap();
+        let neighbours = places.windows(2).filter(|pair| pair[1] == pair[0] + len + between).count();
+        assert!(
+            neighbours >= COUNT / 4,
+            "{neighbours} of {COUNT} payloads of {len} octets stand side by side"
+        );
+    }
+}
+
+#[test]
+fn a_foreign_clients_payload_stands_where_it_was_received_with_an_envelope_too() {
+    let _turn = my_turn();
+    const ROUNDS: usize = 100;
+    // As many as a chunk holds.
+    const AT_ONCE: usize = 3;
+    for len in [8 * KIB, 20 * KIB] {
+        for (socket_type, envelope) in [("DEALER", &[][..]), ("REQ", &[1, 0])] {
+            let places = Arc::new(Mutex::new(Vec::with_capacity(ROUNDS * AT_ONCE)));
+            let all = places.clone();
+            let take = Handler::inline_raw("take", move |_cx: &InlineContext<'_>, payload| {
+                all.lock().unwrap().push(payload.as_ptr() as usize);
+                Ok(())
+            });
+            let mut message = envelope.to_vec();
+            message.extend_from_slice(&request("take", true));
+            message.push(2);
+            message.extend_from_slice(&(len as u64).to_be_bytes());
+            message.resize(message.len() + len, 7);
+            let message_len = message.len();
+            block_on(async {
+                let node = ActiveMessageManager::builder().listen("tcp://127.0.0.1:0").no_ipc();
+                let node = node.start().await.unwrap();
+                node.register(take).unwrap();
+                let mut asker = Asker::connect(&node, socket_type, message.repeat(AT_ONCE), KIB);
+                for _ in 0..ROUNDS {
+                    asker.ask();
+                    for _ in 1..AT_ONCE {
+                        asker.answer();
+                    }
+                }
+                drop(node);
+            });
+            let places = places.lock().unwrap();
+            let neighbours = places.windows(2).filter(|pair| pair[1] == pair[0] + message_len).count();
+            assert!(
+                neighbours >= ROUNDS / 2,
+                "{neighbours} of {} payloads of {len} octets from a {socket_type} stand side by side",
+                places.len()
+            );
+        }
     }
 }
 

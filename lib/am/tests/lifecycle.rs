@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::{
-    Gated, caller, check_doubles, connect, double, end, endpoint, server, soon, unique, until, work_for,
+    Caller, Gated, Rig, Via, caller, check_doubles, connect, double, end, endpoint, server, soon, unique,
+    until, work_for,
 };
 use dynamo_am::{
     ActiveMessageManager, BindError, CallError, Client, ConnectError, Endpoint, Handler, HandlerError,
-    Limits, LinkEvents, Peer, Refusal, RegisterError, ShutdownError, StartError, TrySendError,
+    Limits, LinkEvents, Peer, Refusal, RegisterError, Reply, ShutdownError, StartError, TrySendError,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -36,26 +37,28 @@ async fn what_has_returned_is_usable() {
 }
 
 #[tokio::test]
-async fn shutdown_waits_for_a_handler_of_a_second_and_its_caller_has_the_answer() {
-    for scheme in ["tcp:", "ipc:"] {
-        let node = server().await;
-        let (started, mut starts) = tokio::sync::mpsc::channel(1);
-        node.register(Handler::unary("second", move |_cx, n: i64| {
-            let _ = started.try_send(());
-            async move {
-                work_for(Duration::from_secs(1)).await;
-                Ok(n)
-            }
-        }))
-        .unwrap();
-        let other = caller().await;
-        let peer = soon("connect", other.client().connect(endpoint(&node, scheme))).await.unwrap();
-        let call = tokio::spawn(async move { peer.call::<i64>("second", &5).await });
+async fn shutdown_waits_for_a_handler_of_a_second_and_its_callers_have_the_answer() {
+    let Rig { server: node, callers } = Rig::start().await;
+    let (started, mut starts) = tokio::sync::mpsc::channel(callers.len());
+    node.register(Handler::unary("second", move |_cx, n: i64| {
+        let _ = started.try_send(());
+        async move {
+            work_for(Duration::from_secs(1)).await;
+            Ok(n)
+        }
+    }))
+    .unwrap();
+    let mut calls = Vec::new();
+    for caller in &callers {
+        let peer = caller.peer.clone();
+        calls.push((caller.via, tokio::spawn(async move { peer.call::<i64>("second", &5).await })));
         soon("the start", starts.recv()).await.unwrap();
-        assert_eq!(soon("shutdown", node.shutdown()).await, Ok(()));
-        assert_eq!(soon("the answer", call).await.unwrap(), Ok(5));
-        end([other]).await;
     }
+    assert_eq!(soon("shutdown", node.shutdown()).await, Ok(()));
+    for (via, call) in calls {
+        assert_eq!(soon("the answer", call).await.unwrap(), Ok(5), "by {via:?}");
+    }
+    end(callers.into_iter().filter_map(|caller| caller.node)).await;
 }
 
 #[tokio::test]
@@ -146,17 +149,28 @@ async fn shutdown_handles_the_one_way_messages_that_were_sent() {
 
 #[tokio::test]
 async fn a_call_to_a_node_that_has_shut_down_fails_at_once() {
-    for scheme in ["tcp:", "ipc:"] {
-        let node = server().await;
-        node.register(double()).unwrap();
-        let other = caller().await;
-        let peer = soon("connect", other.client().connect(endpoint(&node, scheme))).await.unwrap();
-        check_doubles(&peer).await;
-        soon("shutdown", node.shutdown()).await.unwrap();
-        let error = soon("the failure", peer.call::<i64>("double", &1)).await.unwrap_err();
-        assert!(error.is_retry_safe() && error.is_transient(), "{error}");
-        end([other]).await;
+    let Rig { server: node, callers } = Rig::start().await;
+    node.register(double()).unwrap();
+    for caller in &callers {
+        check_doubles(&caller.peer).await;
     }
+    soon("shutdown", node.shutdown()).await.unwrap();
+    for Caller { via, peer, client, .. } in &callers {
+        for error in [
+            soon("the failure", peer.call::<i64>("double", &1)).await.unwrap_err(),
+            soon("the failure", peer.confirm("double", &1)).await.unwrap_err(),
+            soon("the failure", peer.notify("double", &1)).await.unwrap_err(),
+            soon("the failure", client.active_message("double").with_receipt().send(peer))
+                .await
+                .map(drop)
+                .unwrap_err(),
+        ] {
+            assert!(matches!(error, CallError::NotSent { .. }) && error.is_retry_safe(), "{via:?}: {error}");
+            // The peer may come back; what oneself may do is another test's matter.
+            assert!(error.is_transient() || *via == Via::Myself, "{via:?}: {error}");
+        }
+    }
+    end(callers.into_iter().filter_map(|caller| caller.node)).await;
 }
 
 #[tokio::test]
@@ -192,6 +206,33 @@ async fn a_call_by_a_node_that_has_shut_down_fails_at_once() {
 /// All sorts of handles of a node and a peer, some of them in the middle of something.
 type Handles = (Client, Peer, LinkEvents, Vec<Box<dyn std::any::Any + Send>>);
 
+/// What handlers are given and can keep: contexts, their tokens and clients, replies that are still owed.
+async fn handlers_handles(node: &ActiveMessageManager, peer: &Peer) -> Vec<Box<dyn std::any::Any + Send>> {
+    let (keep, mut kept) = tokio::sync::mpsc::channel::<Box<dyn std::any::Any + Send>>(8);
+    let also = keep.clone();
+    node.register(Handler::message("keep", move |cx, (): ()| {
+        let keep = keep.clone();
+        async move {
+            let _ = keep.try_send(Box::new((cx.cancellation_token(), cx.client(), cx.sender().clone())));
+            let _ = keep.try_send(Box::new(cx));
+            Ok(())
+        }
+    }))
+    .unwrap();
+    node.register(Handler::deferred("owe", move |cx, (): (), reply: Reply<()>| {
+        let _ = also.try_send(Box::new((cx, reply)));
+    }))
+    .unwrap();
+    soon("an ack", peer.confirm("keep", &())).await.unwrap();
+    let owed = node.client().active_message("owe").expect_response::<()>();
+    let owed = soon("room", owed.send(&node.client().myself())).await.unwrap();
+    let mut handles: Vec<Box<dyn std::any::Any + Send>> = vec![Box::new(owed)];
+    while handles.len() < 4 {
+        handles.push(soon("a handle", kept.recv()).await.unwrap());
+    }
+    handles
+}
+
 async fn handles(node: &ActiveMessageManager, other: &ActiveMessageManager) -> Handles {
     node.register(Handler::unary("forever", |_cx, (): ()| {
         std::future::pending::<Result<(), HandlerError>>()
@@ -208,7 +249,10 @@ async fn handles(node: &ActiveMessageManager, other: &ActiveMessageManager) -> H
         Box::new(message().send(&peer).await.unwrap()),
         Box::new(node.handler_events()),
         Box::new(other.client().myself()),
+        Box::new(ActiveMessageManager::builder().listen("tcp://127.0.0.1:0")),
+        Box::new(client.active_message("forever").confirmed()),
     ];
+    kept.extend(handlers_handles(node, &peer).await);
     // A call that was polled, and one that was not.
     let (one, two) = (peer.clone(), peer.clone());
     let mut polled = Box::pin(async move { one.call::<()>("forever", &()).await });
@@ -239,12 +283,15 @@ fn handles_dropped_after_shutdown_and_outside_a_runtime_neither_hang_nor_panic()
     in_time("dropping handles", || {
         let runtime = new_runtime();
         let (nodes, kept) = runtime.block_on(async {
-            let (node, other) = (server().await, caller().await);
+            let short = Limits { drain_timeout: Duration::from_millis(100), ..Limits::default() };
+            let node = ActiveMessageManager::builder().listen("tcp://127.0.0.1:0").limits(short);
+            let (node, other) = (node.start().await.unwrap(), caller().await);
             let kept = handles(&node, &other).await;
-            // What runs for ever is cancelled with the calls that asked for it.
-            let late = Limits::default().drain_timeout;
-            let ended = tokio::time::timeout(late * 2, other.shutdown()).await.expect("the shutdown hangs");
-            assert!(matches!(ended, Ok(()) | Err(ShutdownError::DrainTimeout { .. })));
+            // A reply is owed, and handlers run that have no end: the first cannot end well, but it ends.
+            for node in [&node, &other] {
+                let ended = soon("shutdown", node.shutdown()).await;
+                assert!(matches!(ended, Ok(()) | Err(ShutdownError::DrainTimeout { .. })), "{ended:?}");
+            }
             ((node, other), kept)
         });
         drop(kept);
@@ -377,4 +424,19 @@ fn a_call_after_its_nodes_runtime_has_gone_fails_and_does_not_hang() {
     let answer = new_runtime().block_on(soon("the failure", peer.call::<i64>("double", &1)));
     assert!(answer.is_err(), "{answer:?}");
     drop(nodes);
+}
+
+#[tokio::test]
+async fn calling_again_is_not_said_to_help_when_this_node_has_shut_down() {
+    let (node, other) = (server().await, caller().await);
+    node.register(double()).unwrap();
+    let peer = connect(&other, &node).await;
+    let me = other.client().myself();
+    end([other]).await;
+    for peer in [&peer, &me] {
+        let error = soon("the failure", peer.call::<i64>("double", &1)).await.unwrap_err();
+        // Who calls again for as long as it is safe and can help would never end.
+        assert!(error.is_retry_safe() && !error.is_transient(), "{error}");
+    }
+    end([node]).await;
 }

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use common::{PATIENCE, caller, soon, until};
 use dynamo_am::{
-    ActiveMessageManager, CallError, Handler, HandlerError, InstanceId, LinkEvent, Peer, Raw, ShutdownPolicy,
+    ActiveMessageManager, CallError, Handler, HandlerError, InstanceId, Limits, LinkEvent, Peer, Raw,
+    ShutdownPolicy,
 };
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
@@ -92,6 +93,7 @@ fn as_another_process() {
         match role.as_str() {
             "server" => be_server().await,
             "client" => be_client().await,
+            "waiting client" => be_waiting_client().await,
             other => panic!("no role `{other}`"),
         }
     });
@@ -166,6 +168,17 @@ async fn be_client() {
     tell("done");
 }
 
+/// Calls a handler that has no end, and is there until it is killed.
+async fn be_waiting_client() {
+    let node = caller().await;
+    let peer = node.client().connect(std::env::var(ENDPOINT).unwrap()).await.unwrap();
+    let mut input = tokio::io::stdin();
+    tokio::select! {
+        answer = peer.call::<()>("watched", &()) => panic!("no answer was due: {answer:?}"),
+        _ = input.read_u8() => {}
+    }
+}
+
 fn check_square(answer: Option<(i64, Result<i64, CallError>)>) {
     let (n, squared) = answer.unwrap();
     assert_eq!(squared, Ok(n * n));
@@ -175,6 +188,11 @@ async fn linked(endpoint: &str) -> (ActiveMessageManager, Peer) {
     let node = caller().await;
     let peer = soon("connect", node.client().connect(endpoint)).await.unwrap();
     (node, peer)
+}
+
+/// Nodes with these limits never take silence for an end: what they notice they were told by the system.
+fn patient_with_silence() -> Limits {
+    Limits { silence_max: Duration::from_secs(3600), ..Limits::default() }
 }
 
 #[tokio::test]
@@ -312,8 +330,17 @@ async fn a_payload_over_the_limit_is_a_clear_error_and_the_link_lives() {
 
 #[tokio::test]
 async fn a_killed_server_fails_its_pending_calls_at_once() {
+    for with_ipc in [false, true] {
+        check_that_a_kill_fails_pending_calls(with_ipc).await;
+    }
+}
+
+async fn check_that_a_kill_fails_pending_calls(with_ipc: bool) {
     let (server, endpoint) = Process::server().await;
-    let (node, peer) = linked(&endpoint).await;
+    let builder = ActiveMessageManager::builder().limits(patient_with_silence());
+    let builder = if with_ipc { builder } else { builder.no_ipc() };
+    let node = builder.start().await.unwrap();
+    let peer = soon("connect", node.client().connect(endpoint.as_str())).await.unwrap();
     let client = node.client();
     let mut events = client.link_events();
     let mut pending = Vec::new();
@@ -337,10 +364,46 @@ async fn a_killed_server_fails_its_pending_calls_at_once() {
 }
 
 #[tokio::test]
+async fn a_killed_client_is_forgotten_and_what_it_asked_for_is_cancelled() {
+    let node = ActiveMessageManager::builder()
+        .listen("tcp://127.0.0.1:0")
+        .limits(patient_with_silence())
+        .start()
+        .await
+        .unwrap();
+    let (told, mut seen) = tokio::sync::mpsc::channel(4);
+    node.register(Handler::unary("watched", move |cx, (): ()| {
+        let told = told.clone();
+        async move {
+            let _ = told.try_send("runs");
+            cx.cancelled().await;
+            let _ = told.try_send("cancelled");
+            Ok(())
+        }
+    }))
+    .unwrap();
+    let client = Process::start("waiting client", &[(ENDPOINT, &node.endpoints()[0].to_string())]);
+    assert_eq!(soon("the start", seen.recv()).await, Some("runs"));
+    assert_eq!(node.client().peers().len(), 1);
+    client.kill().await;
+    assert_eq!(soon("the cancellation", seen.recv()).await, Some("cancelled"));
+    until("it is forgotten", || node.client().peers().is_empty()).await;
+    soon("shutdown", node.shutdown()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_call_made_while_the_server_restarts_waits_for_it() {
+    let directory = tempfile::tempdir().unwrap();
+    // The second finds the socket that the killed one has left.
+    let path = format!("ipc://{}", directory.path().join("server.sock").display());
+    for listen in ["tcp://127.0.0.1:0", &path] {
+        check_a_call_during_a_restart(listen).await;
+    }
+}
+
+async fn check_a_call_during_a_restart(listen: &str) {
     let identity = "5d1c4f2e-9f1f-4c3a-8a0e-0b6f5d6a7c11".parse::<InstanceId>().unwrap().to_string();
-    let mut server =
-        Process::start("server", &[(ENDPOINT, "tcp://127.0.0.1:0"), (IDENTITY, identity.as_str())]);
+    let mut server = Process::start("server", &[(ENDPOINT, listen), (IDENTITY, identity.as_str())]);
     let endpoint = server.word().await;
     let (node, peer) = linked(&endpoint).await;
     server.kill().await;

@@ -336,7 +336,13 @@ impl<M: Mode, P: Encode + ?Sized> MessageBuilder<'_, M, P> {
                 "the peer is a PULL socket, which answers nothing; send it one-way messages".to_owned(),
                 false,
             ),
+            PortError::TakesNoMessages => (
+                "the peer is a REQ or PUSH socket, which takes no messages; it can only send to this node"
+                    .to_owned(),
+                false,
+            ),
             PortError::Gone(reason) => (reason, true),
+            PortError::Stopped(reason) => (reason.to_owned(), false),
             PortError::Full => ("the peer grants no more right now".to_owned(), true),
             PortError::NotConnected => ("there is no link to the peer".to_owned(), true),
         };

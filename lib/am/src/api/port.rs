@@ -48,12 +48,16 @@ pub(crate) enum PortError {
     NotConnected,
     /// There is no link, and none will come.
     Gone(String),
+    /// This node itself has stopped, or is about to.
+    Stopped(&'static str),
     /// Too many calls wait already.
     PendingFull { limit: usize },
     /// The peer takes no payload of this length.
     TooLarge { limit: u64 },
     /// The peer's kind of socket answers nothing.
     NeverAnswers,
+    /// The peer's kind of socket takes no messages.
+    TakesNoMessages,
     /// The deadline passed while the message waited for credit or for a link.
     Expired,
     /// A nested call waited too long for credit.

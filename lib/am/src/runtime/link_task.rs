@@ -10,7 +10,7 @@ use super::running::Running;
 use super::shutdown::farewell;
 use crate::api::context::Sender;
 use crate::api::link_event::LinkEvent;
-use crate::api::port::Port;
+use crate::api::port::{Port, PortError};
 use crate::endpoint::Endpoint;
 use crate::id::{Incarnation, InstanceId};
 use crate::transport::ByteStream;
@@ -222,7 +222,7 @@ impl Drop for Life {
     fn drop(&mut self) {
         if !self.is_over {
             self.close(LinkEnd::NodeStopped);
-            self.peer.give_up("the runtime of this node has ended".to_owned());
+            self.peer.give_up(PortError::Stopped("the runtime of this node has ended"));
         }
     }
 }

@@ -10,7 +10,7 @@ use super::link_task::{Origin, Shaken, retire, start_link};
 use super::node::Node;
 use super::peer::PeerCore;
 use crate::api::link_event::{LinkEvent, LinkEvents};
-use crate::api::port::{BoxFuture, NodePort, Port, Probe};
+use crate::api::port::{BoxFuture, NodePort, Port, PortError, Probe};
 use crate::endpoint::Endpoint;
 use crate::error::{ConnectAttempt, ConnectError};
 use crate::id::{Incarnation, InstanceId};
@@ -63,10 +63,11 @@ async fn dial(
     node: &Arc<Node>,
     endpoint: &Endpoint,
     role: Role,
+    deadline: tokio::time::Instant,
 ) -> Result<(ByteStream, Hello, Vec<u8>), DialError> {
     let transport = transport_for(node, endpoint).map_err(DialError::Refused)?;
     let mut stream = transport.dial(endpoint).await.map_err(|error| DialError::Failed(error.to_string()))?;
-    let shaken = shake(&mut stream, role, node.hello(), |_| Ok(())).await;
+    let shaken = shake(&mut stream, role, node.hello(), |_| Ok(()), deadline).await;
     let (hello, leftover) = shaken.map_err(|error| DialError::Shake(Box::new(error)))?;
     Ok((stream, hello, leftover))
 }
@@ -100,7 +101,7 @@ pub(crate) async fn connect(
     let deadline = tokio::time::Instant::now() + node.limits.connect_timeout;
     let mut attempts = Vec::new();
     for endpoint in &endpoints {
-        let dialled = tokio::time::timeout_at(deadline, dial(&node, endpoint, Role::Dial)).await;
+        let dialled = tokio::time::timeout_at(deadline, dial(&node, endpoint, Role::Dial, deadline)).await;
         let reason = match dialled {
             Ok(Ok((stream, hello, leftover))) => {
                 let shaken = Shaken {
@@ -192,8 +193,9 @@ async fn shortcut(
         .iter()
         .filter_map(|text| text.parse::<Endpoint>().ok())
         .find(|endpoint| endpoint.ipc_path().is_some_and(node.places.is_private_path))?;
-    let dialled = tokio::time::timeout(SHORTCUT_TIMEOUT, async {
-        let (mut stream, hello, leftover) = dial(node, &endpoint, Role::Dial).await.ok()?;
+    let deadline = tokio::time::Instant::now() + SHORTCUT_TIMEOUT;
+    let dialled = tokio::time::timeout_at(deadline, async {
+        let (mut stream, hello, leftover) = dial(node, &endpoint, Role::Dial, deadline).await.ok()?;
         // Its reader answers: the peer knows this link before it reads our Bye on the other.
         let leftover = crate::transport::handshake::ping(&mut stream, leftover).await.ok()?;
         Some((stream, hello, leftover))
@@ -216,7 +218,9 @@ fn check_room(node: &Node) -> Result<(), ConnectError> {
 async fn connect_foreign(node: Arc<Node>, endpoint: Endpoint) -> Result<Arc<dyn Port>, ConnectError> {
     check_room(&node)?;
     let limit = node.limits.connect_timeout;
-    let dialled = tokio::time::timeout(limit, dial(&node, &endpoint, Role::DialForeign)).await;
+    let deadline = tokio::time::Instant::now() + limit;
+    let dialled =
+        tokio::time::timeout_at(deadline, dial(&node, &endpoint, Role::DialForeign, deadline)).await;
     match dialled {
         Ok(Ok((stream, hello, leftover))) => {
             let origin = Origin::Dialled { endpoints: vec![endpoint], is_foreign: true };
@@ -237,8 +241,9 @@ async fn connect_foreign(node: Arc<Node>, endpoint: Endpoint) -> Result<Arc<dyn 
 async fn probe(node: Arc<Node>, endpoint: Endpoint) -> Result<Probe, ConnectError> {
     let limit = node.limits.connect_timeout;
     let began = Instant::now();
+    let deadline = tokio::time::Instant::now() + limit;
     let probing = async {
-        let (mut stream, hello, leftover) = dial(&node, &endpoint, Role::Dial).await?;
+        let (mut stream, hello, leftover) = dial(&node, &endpoint, Role::Dial, deadline).await?;
         let connect_time = began.elapsed();
         let sent = Instant::now();
         crate::transport::handshake::ping(&mut stream, leftover)
@@ -246,7 +251,7 @@ async fn probe(node: Arc<Node>, endpoint: Endpoint) -> Result<Probe, ConnectErro
             .map_err(|error| DialError::Failed(error.to_string()))?;
         Ok::<_, DialError>((hello, connect_time, sent.elapsed()))
     };
-    match tokio::time::timeout(limit, probing).await {
+    match tokio::time::timeout_at(deadline, probing).await {
         Ok(Ok((Hello { own: Some(own), .. }, connect_time, round_trip))) => Ok(Probe {
             instance: own.instance,
             incarnation: own.incarnation,
@@ -299,7 +304,8 @@ async fn redial_once(
     let role = if is_foreign { Role::DialForeign } else { Role::Dial };
     let mut last = ("no endpoint is known".to_owned(), true);
     for endpoint in endpoints {
-        let dialled = tokio::time::timeout(node.limits.connect_timeout, dial(node, endpoint, role)).await;
+        let deadline = tokio::time::Instant::now() + node.limits.connect_timeout;
+        let dialled = tokio::time::timeout_at(deadline, dial(node, endpoint, role, deadline)).await;
         let (stream, hello, leftover) = match dialled {
             Ok(Ok(shaken)) => shaken,
             Ok(Err(error)) => {
@@ -314,7 +320,7 @@ async fn redial_once(
         let found = hello.own.as_ref().map_or(peer.instance(), |own| own.instance);
         if found != peer.instance() {
             node.emit(LinkEvent::Replaced { old: peer.instance(), new: found });
-            peer.give_up(format!("instance {found} answers at {endpoint} now"));
+            peer.give_up(PortError::Gone(format!("instance {found} answers at {endpoint} now")));
             node.peers.write().remove(&peer.instance());
             return Ok(());
         }
@@ -367,8 +373,9 @@ async fn welcome(node: &Arc<Node>, mut stream: ByteStream) {
         }
         _ => Ok(()),
     };
-    let shaking = shake(&mut stream, Role::Listen, node.hello(), judge);
-    let (hello, leftover) = match tokio::time::timeout(node.limits.handshake_timeout, shaking).await {
+    let deadline = tokio::time::Instant::now() + node.limits.handshake_timeout;
+    let shaking = shake(&mut stream, Role::Listen, node.hello(), judge, deadline);
+    let (hello, leftover) = match tokio::time::timeout_at(deadline, shaking).await {
         Ok(Ok(shaken)) => shaken,
         Ok(Err(error)) => {
             tracing::debug!(peer = ?stream.peer, %error, "a handshake failed");
@@ -432,7 +439,7 @@ pub(crate) struct NodeHandle {
 impl NodeHandle {
     pub(crate) fn new(node: &Arc<Node>) -> Self {
         let gone = PeerCore::new(node.instance, node, node.incarnation);
-        gone.give_up("this node has shut down".to_owned());
+        gone.give_up(PortError::Stopped("this node has shut down"));
         Self {
             node: Arc::downgrade(node),
             instance: node.instance,
@@ -513,7 +520,7 @@ impl NodePort for NodeHandle {
                 peer.detach(&link, false);
                 retire(&node, link, false);
             }
-            peer.give_up("disconnected on request".to_owned());
+            peer.give_up(PortError::Gone("disconnected on request".to_owned()));
             node.peers.write().remove(&instance);
         })
     }

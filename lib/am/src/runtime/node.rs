@@ -254,6 +254,8 @@ impl Node {
             dialled,
             wants_envelope: hello.own.is_none() && hello.socket_type == SocketType::Rep,
             never_answers: hello.own.is_none() && hello.socket_type == SocketType::Pull,
+            takes_no_messages: hello.own.is_none()
+                && matches!(hello.socket_type, SocketType::Req | SocketType::Push),
             peer_payload_len_max: their_len_max,
             payload_len_max: self.limits.payload_len_max,
             granted_by_peer: [theirs, large(their_len_max)],

@@ -45,7 +45,7 @@ struct State {
     /// Live links that are not the one new messages leave by.
     others: Vec<Arc<Link>>,
     /// Why no link will come.
-    gone: Option<String>,
+    gone: Option<PortError>,
 }
 
 impl PeerCore {
@@ -159,7 +159,7 @@ impl PeerCore {
     }
 
     /// No link will come any more: calls fail at once, and say why.
-    pub(crate) fn give_up(&self, reason: String) {
+    pub(crate) fn give_up(&self, reason: PortError) {
         self.set_redialled(false);
         self.state.lock().gone = Some(reason);
         self.changed.notify_waiters();
@@ -168,16 +168,16 @@ impl PeerCore {
     pub(crate) fn node_stopped(&self) {
         self.link.write().take();
         self.state.lock().others.clear();
-        self.give_up("this node has shut down".to_owned());
+        self.give_up(PortError::Stopped("this node has shut down"));
     }
 
     /// What a call finds that has no link.
     fn without_link(&self) -> PortError {
-        if let Some(reason) = self.state.lock().gone.clone() {
-            return PortError::Gone(reason);
+        if let Some(gone) = self.state.lock().gone.clone() {
+            return gone;
         }
         if self.node.upgrade().is_none_or(|node| node.is_stopped()) {
-            return PortError::Gone("this node has shut down".to_owned());
+            return PortError::Stopped("this node has shut down");
         }
         if self.said_bye.load(Ordering::Acquire) {
             return PortError::Gone("the peer has shut down".to_owned());
@@ -194,12 +194,13 @@ impl PeerCore {
             SendError::PendingFull { limit } => PortError::PendingFull { limit },
             SendError::TooLarge { limit } => PortError::TooLarge { limit },
             SendError::NeverAnswers => PortError::NeverAnswers,
+            SendError::TakesNoMessages => PortError::TakesNoMessages,
             SendError::Retired if self.node.upgrade().is_some_and(|node| node.is_draining()) => {
-                PortError::Gone("this node is shutting down".to_owned())
+                PortError::Stopped("this node is shutting down")
             }
             // The link is on its way out; whether another comes is for those who wait to see.
             SendError::Ended | SendError::Retired => match self.without_link() {
-                gone @ PortError::Gone(_) if self.link().is_none() => gone,
+                gone @ (PortError::Gone(_) | PortError::Stopped(_)) if self.link().is_none() => gone,
                 _ => PortError::NotConnected,
             },
         }
@@ -231,10 +232,10 @@ impl PeerCore {
                         }
                         let node_drains = self.node.upgrade().is_none_or(|node| node.is_draining());
                         if node_drains {
-                            return Err(PortError::Gone("this node is shutting down".to_owned()));
+                            return Err(PortError::Stopped("this node is shutting down"));
                         }
                         if self.link().is_none()
-                            && let gone @ PortError::Gone(_) = self.without_link()
+                            && let gone @ (PortError::Gone(_) | PortError::Stopped(_)) = self.without_link()
                         {
                             return Err(gone);
                         }
@@ -284,7 +285,7 @@ impl Port for PeerCore {
             Err(error @ (SendError::Ended | SendError::Retired)) => {
                 let node_drains = self.node.upgrade().is_none_or(|node| node.is_draining());
                 match error {
-                    _ if node_drains => Err(PortError::Gone("this node is shutting down".to_owned())),
+                    _ if node_drains => Err(PortError::Stopped("this node is shutting down")),
                     _ => Err(PortError::NotConnected),
                 }
             }

@@ -36,7 +36,7 @@ impl ShakeError {
 }
 
 /// Shakes hands; gives what the peer said and the octets that came behind. `judge` may refuse the peer before our
-/// answer leaves. The caller bounds the time.
+/// answer leaves. Ends at `deadline`, with an error that says what the peer still owed.
 ///
 /// # Errors
 ///
@@ -46,6 +46,7 @@ pub async fn shake(
     role: Role,
     local: AmHello,
     judge: impl FnOnce(&Hello) -> Result<(), String> + Send,
+    deadline: tokio::time::Instant,
 ) -> Result<(Hello, Vec<u8>), ShakeError> {
     let mut handshake = Handshake::new(role, local);
     let mut judge = Some(judge);
@@ -66,8 +67,11 @@ pub async fn shake(
                 handshake.answer();
             }
             Status::NeedInput => {
-                let read =
-                    std::future::poll_fn(|cx| stream.reader.poll_read(cx, &mut input, READ_LEN)).await?;
+                let reading = std::future::poll_fn(|cx| stream.reader.poll_read(cx, &mut input, READ_LEN));
+                let read = match tokio::time::timeout_at(deadline, reading).await {
+                    Ok(read) => read?,
+                    Err(_) => 0,
+                };
                 if read == 0 {
                     return Err(handshake.unfinished().into());
                 }

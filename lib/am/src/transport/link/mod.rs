@@ -36,6 +36,7 @@ use crate::proto::credit::{CreditViolation, ReceiveCredit, Totals};
 use crate::proto::pending::{Outcome, Polled, ReceiptReply, Reply, SYSTEM_ID_BIT};
 use crate::wire::codes::{ChunkOf, CreditAccount};
 use crate::wire::credit_frame::CreditTotals;
+use crate::wire::zmtp::command;
 use state::{LARGE, ORDINARY, SYSTEM, Shared};
 
 /// Between own nodes a frame carries at most so many octets of payload; what is longer goes in parts.
@@ -55,6 +56,9 @@ pub struct LinkSettings {
     pub wants_envelope: bool,
     /// The peer is a foreign PULL: it answers nothing.
     pub never_answers: bool,
+    /// The peer is a foreign REQ or PUSH: it takes answers to its own messages at most, and libzmq's REQ leaves
+    /// for good when anything else comes.
+    pub takes_no_messages: bool,
     /// The longest payload that the peer takes, in octets.
     pub peer_payload_len_max: u64,
     /// The longest payload that we take, in octets.
@@ -418,6 +422,22 @@ impl Link {
     pub fn ping(&self) {
         let mut shared = self.shared.lock();
         shared.ping_due = true;
+        self.flush_now(shared);
+    }
+
+    /// Whether the peer has sent a PING: it watches us.
+    pub fn was_pinged(&self) -> bool {
+        self.pinged.load(Ordering::Relaxed)
+    }
+
+    /// Owes a PONG without a PING to a foreign peer that we do not read: it must not take back-pressure for death.
+    pub fn pong_unasked(&self) {
+        let mut shared = self.shared.lock();
+        if shared.pong.is_none() {
+            let mut pong = Vec::new();
+            command::encode_pong(&[], &mut pong);
+            shared.pong = Some(pong);
+        }
         self.flush_now(shared);
     }
 

@@ -295,16 +295,15 @@ impl<I: Inbound> Reader<'_, I> {
                     used
                 }
                 Step::HeldMessage { payload, used } => {
+                    // The decoder gives such a message once, so it is not asked again after the change.
                     if payload.len() >= SHARED_LEN_MIN && frozen.is_none() {
-                        // The decoder holds the header already and would not give it again.
-                        let received = Received::Owned(input[payload].to_vec());
-                        let held = self.decoder.held();
-                        self.inbound.message(&held.header, &held.envelope, received)?;
-                    } else {
-                        let received = Received::Lent { bytes: &input[payload], chunk: frozen.as_ref() };
-                        let held = self.decoder.held();
-                        self.inbound.message(&held.header, &held.envelope, received)?;
+                        frozen = Some(Bytes::from(std::mem::take(&mut self.chunk)));
                     }
+                    let data: &[u8] = frozen.as_ref().map_or(&self.chunk, |bytes| bytes);
+                    let bytes = data.get(at + payload.start..at + payload.end).unwrap_or_default();
+                    let received = Received::Lent { bytes, chunk: frozen.as_ref() };
+                    let held = self.decoder.held();
+                    self.inbound.message(&held.header, &held.envelope, received)?;
                     used
                 }
                 Step::Large { payload_len, used } => {

@@ -38,6 +38,8 @@ pub enum SendError {
     },
     /// The peer's kind of socket answers nothing.
     NeverAnswers,
+    /// The peer's kind of socket takes no messages.
+    TakesNoMessages,
     /// The link has ended.
     Ended,
     /// One end said Bye: no new messages on this link.
@@ -157,6 +159,9 @@ impl Link {
         let payload_len = message.payload.as_slice().len();
         if payload_len as u64 > self.settings.peer_payload_len_max {
             return Err(SendError::TooLarge { limit: self.settings.peer_payload_len_max });
+        }
+        if self.settings.takes_no_messages {
+            return Err(SendError::TakesNoMessages);
         }
         let is_call = message.mode.is_answered();
         if is_call && self.settings.never_answers {
@@ -359,7 +364,7 @@ impl Link {
     pub fn say_bye(&self, moved: bool) {
         let mut shared = self.shared.lock();
         shared.retired = true;
-        if !shared.closed {
+        if !shared.closed && !self.settings.takes_no_messages {
             shared.push_control(&Header::bye(moved), &[]);
         }
         let senders = shared.take_senders();
