@@ -50,6 +50,10 @@ async fn a_value_that_panics_when_it_is_encoded_is_told_to_the_caller_at_once() 
             Ok(batch.iter().map(|()| Ok(Explosive)).collect::<Vec<_>>())
         }),
         Handler::deferred("deferred", |_cx, (): (), reply: Reply<Explosive>| reply.ok(&Explosive)),
+        Handler::deferred("deferred_later", |_cx, (): (), reply: Reply<Explosive>| {
+            tokio::spawn(async move { reply.ok(&Explosive) });
+        })
+        .limit(1),
     ];
     for handler in handlers {
         let name = handler.name().to_owned();
@@ -316,4 +320,19 @@ async fn empty_payloads_are_unit_none_and_no_octets_by_every_codec_and_way() {
         assert_eq!(soon("raw", caller.peer.call::<Option<i64>>("option", &Raw::default())).await, Ok(None));
     }
     rig.end().await;
+}
+
+#[tokio::test]
+async fn a_receipt_of_a_codec_that_the_handler_lacks_is_a_refusal() {
+    let (nodes, peer) = linked(Limits::default(), Limits::default()).await;
+    nodes[0].register(Handler::unary("spawned", |_cx, n: i64| async move { Ok(n) })).unwrap();
+    for name in ["double", "spawned"] {
+        let raw = Raw::from(&b"\x05"[..]);
+        let sent = nodes[1].client().active_message(name).codec(Codec::Raw);
+        let sent = sent.payload(&raw).with_receipt().send(&peer).await.unwrap();
+        let error = soon("a refusal", sent.receipt()).await.unwrap_err();
+        let is_it = matches!(error, CallError::Refused { reason: Refusal::ContractMismatch, .. });
+        assert!(is_it, "{name}: {error}");
+    }
+    end(nodes).await;
 }
