@@ -261,7 +261,16 @@ impl<M: Mode, P: Encode + ?Sized> MessageBuilder<'_, M, P> {
 
     async fn send_later(&self, peer: &Peer, refused: Refused) -> Result<MessageStatus<M>, CallError> {
         let Some(message) = refused.message else { return Err(self.not_sent(peer, refused.error)) };
-        match peer.port.clone().send(*message).await {
+        self.send_waiting(peer, *message).await
+    }
+
+    /// Sends a message that is encoded already and has to wait.
+    pub(crate) async fn send_waiting(
+        &self,
+        peer: &Peer,
+        message: Waiting,
+    ) -> Result<MessageStatus<M>, CallError> {
+        match peer.port.clone().send(message).await {
             Ok(ticket) => Ok(self.status(peer, ticket)),
             Err(error) => Err(self.not_sent(peer, error)),
         }

@@ -8,7 +8,7 @@ use super::builder::{MessageBuilder, NoPayload};
 use super::codec::{Decode, Encode, sent_codec, with_encoded};
 use super::context::Request;
 use super::link_event::LinkEvents;
-use super::port::{NodePort, Port, Probe};
+use super::port::{NodePort, Port, PortError, Probe, Waiting};
 use super::status::{FireAndForget, MessageStatus};
 use crate::api::call_error::CallError;
 use crate::api::control::check_name;
@@ -287,21 +287,22 @@ impl Peer {
     /// Dropped before it resolves, nothing was sent.
     #[inline]
     pub async fn notify(&self, handler: &str, payload: &(impl Encode + ?Sized)) -> Result<(), CallError> {
-        if self.notify_now(handler, payload) {
-            return Ok(());
-        }
-        self.message(handler).payload(payload).send(self).await.map(|_: MessageStatus<FireAndForget>| ())
+        let sent = match self.notify_now(handler, payload) {
+            Offered::Sent => return Ok(()),
+            Offered::Waits(message) => self.message(handler).send_waiting(self, *message).await,
+            Offered::Wrong => self.message(handler).payload(payload).send(self).await,
+        };
+        sent.map(|_: MessageStatus<FireAndForget>| ())
     }
 
-    /// The short way of a one-way message that needs no waiting and has nothing wrong with it. `false`: it was not
-    /// sent, and the long way finds out why.
+    /// The short way of a one-way message that has nothing wrong with it.
     #[inline]
-    fn notify_now(&self, handler: &str, payload: &(impl Encode + ?Sized)) -> bool {
+    fn notify_now(&self, handler: &str, payload: &(impl Encode + ?Sized)) -> Offered {
         if !matches!(self.scope, Scope::Root) || check_name(handler).is_err() {
-            return false;
+            return Offered::Wrong;
         }
         let codec = sent_codec(payload, None);
-        let sent = with_encoded(payload, codec, |source| {
+        let offered = with_encoded(payload, codec, |source| {
             let message = Outgoing {
                 handler,
                 mode: DeliveryMode::FireAndForget,
@@ -313,9 +314,15 @@ impl Peer {
                 extras: None,
                 payload: source,
             };
-            self.port.try_send(&message).is_ok()
+            match self.port.try_send(&message) {
+                Ok(_) => Offered::Sent,
+                Err(PortError::Full | PortError::NotConnected) => {
+                    Offered::Waits(Box::new(Waiting::new(&message, self.node.request_timeout())))
+                }
+                Err(_) => Offered::Wrong,
+            }
         });
-        sent.unwrap_or(false)
+        offered.unwrap_or(Offered::Wrong)
     }
 
     /// Calls a handler and waits until it has finished well.
@@ -349,6 +356,15 @@ impl Peer {
     fn message<'a>(&self, handler: &'a str) -> MessageBuilder<'a, FireAndForget, NoPayload> {
         MessageBuilder::new(handler, self.scope.clone(), self.node.clone())
     }
+}
+
+/// What became of a one-way message on its short way.
+enum Offered {
+    Sent,
+    /// It has to wait, and is encoded already.
+    Waits(Box<Waiting>),
+    /// It was not sent, and the long way finds out why.
+    Wrong,
 }
 
 /// The answer of `_wait_for_handler` may come so much later than its timeout.
