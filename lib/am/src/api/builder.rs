@@ -41,6 +41,7 @@ pub struct MessageBuilder<'a, M, P: ?Sized> {
     timeout: Option<Duration>,
     trace: Option<Trace>,
     extras: Vec<(String, String)>,
+    contract: Option<&'a str>,
     mode: PhantomData<fn(M)>,
 }
 
@@ -61,6 +62,7 @@ impl<'a> MessageBuilder<'a, FireAndForget, NoPayload> {
             timeout: None,
             trace: None,
             extras: Vec::new(),
+            contract: None,
             mode: PhantomData,
         }
     }
@@ -77,6 +79,7 @@ impl<'a, M, P: ?Sized> MessageBuilder<'a, M, P> {
             timeout: self.timeout,
             trace: self.trace,
             extras: self.extras,
+            contract: self.contract,
             mode: PhantomData,
         }
     }
@@ -103,6 +106,13 @@ impl<'a, M, P: ?Sized> MessageBuilder<'a, M, P> {
     /// A word to the handler besides the payload; at most 64 and 8 KiB in all. Keys beginning `am.` are refused.
     pub fn extra(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.extras.push((key.into(), value.into()));
+        self
+    }
+
+    /// The contract that the handler must name (`Handler::contract`), instead of the bare names of the types here;
+    /// checked where a receipt is asked for.
+    pub fn contract(mut self, name: &'a str) -> Self {
+        self.contract = Some(name);
         self
     }
 
@@ -206,6 +216,7 @@ impl<M: Mode, P: Encode + ?Sized> MessageBuilder<'_, M, P> {
                         timeout: self.timeout,
                         trace: self.trace,
                         extras: self.extras.clone(),
+                        contract: self.contract,
                         mode: PhantomData,
                     };
                     one.send(peer).await
@@ -287,10 +298,12 @@ impl<M: Mode, P: Encode + ?Sized> MessageBuilder<'_, M, P> {
             if M::MODE.wants_response() {
                 all.push((EXTRA_KIND, ResponseType::Unary.as_str()));
             }
-            if let Some(name) = contract_name(request) {
+            if let Some(name) = self.contract.or_else(|| contract_name(request)) {
                 all.push((EXTRA_REQUEST, name));
             }
-            if let Some(response) = M::response_type() {
+            if M::MODE.wants_response()
+                && let Some(response) = self.contract.or_else(|| M::response_type())
+            {
                 all.push((EXTRA_RESPONSE, response));
             }
         }

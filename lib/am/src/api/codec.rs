@@ -232,7 +232,7 @@ pub(crate) fn bare_name(full: &'static str) -> &'static str {
 /// strings and containers of the standard library fit each other in many ways that the codec knows best.
 pub(crate) fn contract_name(full: &'static str) -> Option<&'static str> {
     let is_named = full.contains("::")
-        && !["alloc::", "core::", "std::", "dynamo_am::", "(", "[", "&"]
+        && !["alloc::", "core::", "std::", "dynamo_am::", "serde_json::", "(", "[", "&"]
             .iter()
             .any(|prefix| full.starts_with(prefix));
     is_named.then(|| bare_name(full))

@@ -35,6 +35,8 @@ pub struct Handler {
     pub(crate) call: HandlerCall,
     pub(crate) limit: Option<usize>,
     pub(crate) is_replacing: bool,
+    /// Whether it takes a typed value, whatever its contract is called.
+    pub(crate) is_typed: bool,
     /// An option that this kind of handler does not have; an error when it is registered.
     pub(crate) misfit: Option<&'static str>,
 }
@@ -188,7 +190,8 @@ impl Handler {
             resp: resp.map(str::to_owned),
             dispatch,
         };
-        Self { name: name.into(), contract, call, limit: None, is_replacing: false, misfit: None }
+        let is_typed = req.is_some();
+        Self { name: name.into(), contract, call, limit: None, is_replacing: false, is_typed, misfit: None }
     }
 
     /// Its name.
@@ -197,7 +200,8 @@ impl Handler {
         &self.name
     }
 
-    /// At most `count` messages run at once (at least 1); the rest wait within their senders' credit. Not for
+    /// At most `count` messages run at once (at least 1), or batches of a batched handler; the rest wait within
+    /// their senders' credit. Not for
     /// inline handlers, of which one per link runs anyway.
     #[must_use]
     pub fn limit(mut self, count: usize) -> Self {
@@ -353,8 +357,10 @@ impl<R: Encode> Reply<R> {
 
     /// Answers with a value.
     pub fn ok(mut self, value: &R) {
-        if let Some((cx, answer)) = self.parts.take() {
-            answer(reply_value(&cx, value));
+        // Encoded first: if that panics, the drop of this reply answers.
+        let answered = self.parts.as_ref().map(|(cx, _)| reply_value(cx, value));
+        if let (Some((_, answer)), Some(answered)) = (self.parts.take(), answered) {
+            answer(answered);
         }
     }
 

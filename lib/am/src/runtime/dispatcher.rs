@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::dispatch::batch::spawn_blocking;
+use super::dispatch::batch::{BatchRule, spawn_blocking};
 use super::dispatch::gate::Entered;
 use super::dispatch::group::{GROUP_LEN, spawn_group};
 use super::dispatch::job::{Job, panicked};
@@ -102,7 +102,7 @@ impl Dispatcher {
         let must_stall = self.must_stall(mode);
         let Some((_, entry)) = &self.last else { return };
         if mode.is_answered()
-            && let Err((code, text)) = self.check(header, mode, entry)
+            && let Err((code, text)) = self.check(header, mode, entry, payload.as_slice().is_empty())
         {
             return self.refuse(&message, code, &text, turn);
         }
@@ -149,6 +149,7 @@ impl Dispatcher {
         header: &Header<'_>,
         mode: DeliveryMode,
         entry: &Entry,
+        is_empty: bool,
     ) -> Result<(), (NackCode, String)> {
         if self.node.is_draining() && !entry.is_system {
             return Err((NackCode::Draining, "this node is shutting down".to_owned()));
@@ -162,12 +163,16 @@ impl Dispatcher {
                 format!("`{}` has no response; send it one-way, confirmed or with a receipt", entry.name);
             return Err((NackCode::ContractMismatch, text));
         }
-        if mode.wants_receipt()
-            && let Some(extras) = header.extras
-        {
-            return check_contract(extras, entry);
+        if !mode.wants_receipt() {
+            return Ok(());
         }
-        Ok(())
+        // Others learn of it when the payload is decoded; a receipt would have been said by then.
+        if entry.is_typed && header.codec == Codec::Raw && !is_empty {
+            let text =
+                format!("`{}` takes a typed value, in JSON or MessagePack, and this one is raw", entry.name);
+            return Err((NackCode::ContractMismatch, text));
+        }
+        header.extras.map_or(Ok(()), |extras| check_contract(extras, entry))
     }
 
     /// Whether inline messages have to wait: the peer does not take the answers it has already.
@@ -218,31 +223,28 @@ impl Dispatcher {
     fn admit(&mut self, message: &Incoming<'_>, job: Job, turn: &mut Turn) {
         let &Incoming { header, envelope, .. } = message;
         let entry = job.entry.clone();
-        // A receipt leaves before anything of the handler can.
-        let receipt = |link: &Link| {
-            if job.request.mode.wants_receipt() {
-                push_receipt(link, header, envelope, &entry);
+        // A receipt leaves before anything of the handler can, and only for what is accepted.
+        let (link, wants_receipt) = (self.link.clone(), job.request.mode.wants_receipt());
+        let accepted = || {
+            if wants_receipt {
+                push_receipt(&link, header, envelope, &entry);
             }
         };
-        let queue_len_max = self.node.limits.handler_queue_len;
         let refused = match &entry.call {
             HandlerCall::Inline(_) => {
-                receipt(&self.link);
+                accepted();
                 self.stalled.push(&self.node, job);
                 None
             }
             HandlerCall::Spawned { is_ordered: true, .. } => {
-                receipt(&self.link);
-                self.peer.lanes.of(entry.id).push(&self.node, job, queue_len_max)
+                self.peer.lanes.of(entry.id).push(&self.node, job, accepted)
             }
             HandlerCall::Batched { call, count_max, age_max } => {
-                receipt(&self.link);
-                entry.batcher.push(&self.node, job, call, *count_max, *age_max);
-                None
+                let rule = BatchRule { call, count_max: *count_max, age_max: *age_max };
+                entry.batcher.push(&self.node, job, &rule, accepted)
             }
             HandlerCall::Spawned { .. } | HandlerCall::Blocking(_) | HandlerCall::Deferred(_) => {
-                receipt(&self.link);
-                match entry.gate.enter(job) {
+                match entry.gate.enter(job, accepted) {
                     Entered::Run(job) => {
                         self.run(&entry, job);
                         None
@@ -256,7 +258,7 @@ impl Dispatcher {
             self.node.counters.refused.increment(1);
             let text = format!("`{}` has as much to do as it may", entry.name);
             let failure = Failure { code: NackCode::Overloaded, text };
-            job.complete(Err(failure), &mut turn.finished);
+            job.refuse(failure, &mut turn.finished);
         }
     }
 

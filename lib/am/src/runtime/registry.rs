@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast};
 
 use super::counters::HandlerCounters;
 use super::dispatch::batch::Batcher;
@@ -33,7 +33,11 @@ pub(crate) struct Entry {
     pub(crate) contract: ContractInfo,
     pub(crate) call: HandlerCall,
     pub(crate) is_system: bool,
+    /// Whether it takes a typed value, which raw octets are not.
+    pub(crate) is_typed: bool,
     pub(crate) gate: Gate,
+    /// The same limit for messages that do not enter one by one: ordered ones, and batches.
+    pub(crate) permits: Semaphore,
     pub(crate) batcher: Batcher,
     pub(crate) counters: HandlerCounters,
 }
@@ -143,7 +147,9 @@ impl Registry {
             contract: handler.contract,
             call: handler.call,
             is_system,
+            is_typed: handler.is_typed,
             gate: Gate::new(concurrency, limits.handler_queue_len),
+            permits: Semaphore::new(concurrency.min(Semaphore::MAX_PERMITS)),
             batcher: Batcher::default(),
             counters: HandlerCounters::new(&handler.name),
         });

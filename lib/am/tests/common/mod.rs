@@ -152,6 +152,16 @@ pub(crate) async fn connect(node: &ActiveMessageManager, to: &ActiveMessageManag
     soon("connect", node.client().connect(&to.endpoints()[0])).await.unwrap()
 }
 
+/// A server that doubles, and a caller linked to it by tcp.
+pub(crate) async fn linked(of_server: Limits, of_caller: Limits) -> ([ActiveMessageManager; 2], Peer) {
+    let server =
+        ActiveMessageManager::builder().listen("tcp://127.0.0.1:0").limits(of_server).start().await.unwrap();
+    server.register(double()).unwrap();
+    let node = ActiveMessageManager::builder().limits(of_caller).start().await.unwrap();
+    let peer = connect(&node, &server).await;
+    ([server, node], peer)
+}
+
 pub(crate) async fn end(nodes: impl IntoIterator<Item = ActiveMessageManager>) {
     for node in nodes {
         soon("shutdown", node.shutdown()).await.unwrap();

@@ -23,6 +23,8 @@ pub(crate) struct Batcher(Mutex<State>);
 struct State {
     jobs: Vec<Job>,
     payload_len: usize,
+    /// Messages that have not started, those of full batches that wait for their turn included.
+    waiting: usize,
     /// Moves with each batch that is handed over, so that a timer knows whether its batch is still here.
     number: u64,
 }
@@ -36,38 +38,50 @@ impl State {
 }
 
 impl Batcher {
-    /// Adds a job, and hands the batch over when it is full.
+    /// Adds a job, and hands the batch over when it is full; gives the job back when too many wait. `accepted` is
+    /// called before the job can start, and only if it is accepted.
     pub(crate) fn push(
         &self,
         node: &Arc<Node>,
         job: Job,
-        call: &Arc<BatchedFn>,
-        count_max: usize,
-        age_max: Duration,
-    ) {
+        rule: &BatchRule<'_>,
+        accepted: impl FnOnce(),
+    ) -> Option<Job> {
         let entry = job.entry.clone();
         let (full, timer) = {
             let mut state = self.0.lock();
+            let nested_at_limit = job.request.depth > 0 && entry.permits.available_permits() == 0;
+            let waiting_max = node.limits.handler_queue_len.max(rule.count_max);
+            if nested_at_limit || (job.request.mode.is_answered() && state.waiting >= waiting_max) {
+                return Some(job);
+            }
+            accepted();
+            state.waiting += 1;
             state.payload_len += job.payload.len();
             state.jobs.push(job);
-            if state.jobs.len() >= count_max || state.payload_len >= BATCH_LEN_MAX {
+            if state.jobs.len() >= rule.count_max || state.payload_len >= BATCH_LEN_MAX {
                 (Some(state.take()), None)
             } else {
                 (None, Some(state.number).filter(|_| state.jobs.len() == 1))
             }
         };
         if let Some(jobs) = full {
-            let call = call.clone();
-            node.spawner.spawn_handler(async move { run(jobs, &call).await });
+            let (entry, call) = (entry.clone(), rule.call.clone());
+            node.spawner.spawn_handler(async move { run(&entry, jobs, &call).await });
         }
         if let Some(number) = timer {
-            let call = call.clone();
+            let (call, age_max, draining) = (rule.call.clone(), rule.age_max, node.drain_token.clone());
             node.spawner.spawn_handler(async move {
-                tokio::time::sleep(age_max).await;
+                // A node that goes waits for no more messages.
+                tokio::select! {
+                    () = tokio::time::sleep(age_max) => {}
+                    () = draining.cancelled() => {}
+                }
                 let jobs = entry.batcher.take_if(number);
-                run(jobs, &call).await;
+                run(&entry, jobs, &call).await;
             });
         }
+        None
     }
 
     fn take_if(&self, number: u64) -> Vec<Job> {
@@ -76,10 +90,20 @@ impl Batcher {
     }
 }
 
-async fn run(mut jobs: Vec<Job>, call: &Arc<BatchedFn>) {
+/// When a batch is handed over, and to what.
+pub(crate) struct BatchRule<'a> {
+    pub(crate) call: &'a Arc<BatchedFn>,
+    pub(crate) count_max: usize,
+    pub(crate) age_max: Duration,
+}
+
+async fn run(entry: &Entry, mut jobs: Vec<Job>, call: &Arc<BatchedFn>) {
     if jobs.is_empty() {
         return;
     }
+    // A limit counts batches. The permits are never closed.
+    let _permit = entry.permits.acquire().await;
+    entry.batcher.0.lock().waiting -= jobs.len();
     let mut late = Vec::new();
     let mut items = Vec::with_capacity(jobs.len());
     let mut kept = Vec::with_capacity(jobs.len());

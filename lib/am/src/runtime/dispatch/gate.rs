@@ -38,16 +38,19 @@ impl Gate {
 
     /// Lets a job run, or wait. Those that want an answer are refused when too many wait, and nested ones do not
     /// wait at all, as a ring of them could wait for itself; one-way messages keep their sender's credit instead.
-    pub(crate) fn enter(&self, job: Job) -> Entered {
+    /// `accepted` is called before the job can start, and only if it is accepted.
+    pub(crate) fn enter(&self, job: Job, accepted: impl FnOnce()) -> Entered {
         let mut state = self.state.lock();
         if state.running < self.limit {
             state.running += 1;
+            accepted();
             return Entered::Run(job);
         }
         let wants_answer = job.request.mode.is_answered();
         if job.request.depth > 0 || (wants_answer && state.waiting.len() >= self.queue_len_max) {
             return Entered::Refused(job);
         }
+        accepted();
         state.waiting.push_back(job);
         Entered::Waits
     }

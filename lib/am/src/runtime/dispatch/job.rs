@@ -97,6 +97,20 @@ impl Job {
         }
     }
 
+    /// The job was not accepted: whatever its sender waits for, it gets a Nack.
+    pub(crate) fn refuse(self, failure: Failure, done: &mut Charge) {
+        if self.request.mode != DeliveryMode::WithReceipt {
+            return self.complete(Err(failure), done);
+        }
+        self.link.send_answer(&Answer {
+            id: self.request.number,
+            envelope: &self.envelope,
+            body: AnswerBody::Nack { code: failure.code, text: &failure.text },
+            is_counted: false,
+            finishes: self.charge,
+        });
+    }
+
     /// As [`complete`](Self::complete), for one job alone.
     pub(crate) fn complete_alone(self, answered: Answered) {
         let link = self.link.clone();

@@ -31,15 +31,19 @@ impl Lanes {
 }
 
 impl Lane {
-    /// Queues a job; gives it back when too many wait.
-    pub(crate) fn push(self: &Arc<Self>, node: &Arc<Node>, job: Job, queue_len_max: usize) -> Option<Job> {
+    /// Queues a job; gives it back when too many wait. `accepted` is called before the job can start, and only if
+    /// it is accepted.
+    pub(crate) fn push(self: &Arc<Self>, node: &Arc<Node>, job: Job, accepted: impl FnOnce()) -> Option<Job> {
+        let queue_len_max = node.limits.handler_queue_len;
         {
             let mut state = self.0.lock();
             let wants_answer = job.request.mode.is_answered();
-            let nested_at_limit = job.request.depth > 0 && state.is_running;
+            let is_at_limit = state.is_running || job.entry.permits.available_permits() == 0;
+            let nested_at_limit = job.request.depth > 0 && is_at_limit;
             if nested_at_limit || (wants_answer && state.waiting.len() >= queue_len_max) {
                 return Some(job);
             }
+            accepted();
             state.waiting.push_back(job);
             if std::mem::replace(&mut state.is_running, true) {
                 return None;
@@ -62,6 +66,9 @@ impl Lane {
                     }
                 }
             };
+            // The handler's limit holds across its senders. The permits are never closed.
+            let entry = job.entry.clone();
+            let _permit = entry.permits.acquire().await;
             run_one(job).await;
         }
     }
