@@ -184,12 +184,12 @@ impl Node {
 
     /// Ends everything at once: links close, tasks end at their next turn, socket files go.
     pub(crate) fn stop(&self) {
+        // Links first: a killed process refuses nothing, it just falls silent.
+        let mut links = self.end_links();
         self.state.store(STOPPED, Ordering::Release);
         self.drain_token.cancel();
-        let links = std::mem::take(&mut *self.links.lock());
-        for entry in &links {
-            entry.link.end(LinkEnd::NodeStopped);
-        }
+        // Those that were made meanwhile; later ones see the state.
+        links.extend(self.end_links());
         self.spawner.stop();
         for path in std::mem::take(&mut *self.ipc_files.lock()) {
             let _ = std::fs::remove_file(&path);
@@ -204,6 +204,12 @@ impl Node {
         self.handler_waiters.end();
         self.registry.close();
         self.events.lock().take();
+    }
+
+    fn end_links(&self) -> Vec<LinkEntry> {
+        let links = std::mem::take(&mut *self.links.lock());
+        links.iter().for_each(|entry| entry.link.end(LinkEnd::NodeStopped));
+        links
     }
 
     /// The sweep must look sooner than it meant to.
