@@ -86,6 +86,10 @@ fn look_for_silence(node: &Node, now: Instant) {
     let links = node.links.lock().clone();
     for entry in links {
         let link = &entry.link;
+        // A peer that we do not read is not silent, nor in the moment in which we begin to read it again.
+        if link.is_held() {
+            link.excuse_silence();
+        }
         let silent = link.silent_ticks();
         let own = link.settings().own_peer;
         let longest = if own { limits.silence_max } else { limits.foreign_silence_max };
@@ -97,8 +101,8 @@ fn look_for_silence(node: &Node, now: Instant) {
         if silent >= in_ticks(limits.ping_after) && silent < allowed && entry.takes_ping {
             link.ping();
         }
-        // A peer that cannot be pinged may well have nothing to say, and one that we hold back is not silent.
-        if pinged && silent >= allowed && !link.is_held() {
+        // A peer that cannot be pinged may well have nothing to say.
+        if pinged && silent >= allowed {
             link.end(LinkEnd::Silent(silent * 10));
         }
         // Its first PING may be among what is not read.

@@ -403,6 +403,11 @@ impl Link {
         }
     }
 
+    /// Counts silence from now on.
+    pub fn excuse_silence(&self) {
+        self.received_tick.store(self.ticks.now(), Ordering::Relaxed);
+    }
+
     /// Ticks since the last octet of the peer.
     pub fn silent_ticks(&self) -> u64 {
         self.ticks.now().saturating_sub(self.received_tick.load(Ordering::Relaxed))
