@@ -8,15 +8,9 @@ use crate::id::{Incarnation, InstanceId};
 
 /// The thread's own generator, or a seeded one where a run must be repeatable.
 #[derive(Debug, Default)]
-pub(crate) struct Chance(Option<Mutex<StdRng>>);
+pub(crate) struct Chance(pub(crate) Option<Mutex<StdRng>>);
 
 impl Chance {
-    /// The same numbers for the same seed.
-    #[cfg(feature = "test-util")]
-    pub(crate) fn seeded(seed: u64) -> Self {
-        Self(Some(Mutex::new(rand::SeedableRng::seed_from_u64(seed))))
-    }
-
     fn fill(&self, bytes: &mut [u8]) {
         match &self.0 {
             Some(seeded) => seeded.lock().fill_bytes(bytes),

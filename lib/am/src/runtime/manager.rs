@@ -175,7 +175,7 @@ pub struct ManagerBuilder {
     cancel_token: Option<CancellationToken>,
     no_ipc: bool,
     transports: Vec<Arc<dyn ThinTransport>>,
-    chance: Chance,
+    pub(crate) chance: Chance,
 }
 
 impl ManagerBuilder {
@@ -253,14 +253,6 @@ impl ManagerBuilder {
     #[must_use]
     pub fn transport(mut self, transport: Arc<dyn ThinTransport>) -> Self {
         self.transports.push(transport);
-        self
-    }
-
-    /// Draws all random numbers (ids, pauses before redials) from this seed, so that a simulation can be repeated.
-    #[cfg(feature = "test-util")]
-    #[must_use]
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.chance = Chance::seeded(seed);
         self
     }
 
