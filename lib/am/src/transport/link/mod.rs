@@ -14,6 +14,7 @@
 
 mod buffer;
 mod flush;
+mod inspect;
 mod pool;
 pub mod reader;
 mod send;
@@ -28,6 +29,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+pub use inspect::LinkTables;
 pub use reader::{Inbound, Received};
 pub use send::{Answer, AnswerBody, SendError};
 
