@@ -210,7 +210,10 @@ impl ReceiveCredit {
     #[must_use]
     pub fn is_urgent(&self) -> bool {
         let owed = self.finished.since(self.told);
-        !owed.is_zero() && (owed.messages * 4 >= self.window.messages || owed.bytes * 4 >= self.window.bytes)
+        // A peer may claim any length for a payload in parts, and is charged for it.
+        let is_quarter = |owed: u64, window: u64| owed.saturating_mul(4) >= window;
+        !owed.is_zero()
+            && (is_quarter(owed.messages, self.window.messages) || is_quarter(owed.bytes, self.window.bytes))
     }
 
     /// The totals of a Credit frame that leaves now: finished and granted.
@@ -304,6 +307,15 @@ mod tests {
         assert_eq!(sender.handle_grant(totals(1, 10), totals(7, 1010)), Err(CreditViolation::Shrinking));
         assert_eq!(sender.handle_grant(totals(1, 10), totals(9, 1010)), Ok(false));
         assert_eq!(sender.handle_grant(totals(0, 10), totals(9, 1010)), Err(CreditViolation::Shrinking));
+    }
+
+    #[test]
+    fn a_claimed_length_of_any_size_is_counted_and_given_back() {
+        let mut credit = ReceiveCredit::new(totals(8, 1000));
+        credit.finish(Totals::one(u64::MAX));
+        credit.finish(Totals::one(1));
+        assert!(credit.is_owed() && credit.is_urgent());
+        assert_eq!(credit.take_frame(), (totals(2, u64::MAX), totals(10, u64::MAX)));
     }
 
     #[test]
