@@ -327,6 +327,15 @@ mod tests {
     }
 
     #[test]
+    fn a_claimed_length_of_any_size_is_counted_and_given_back() {
+        let mut credit = ReceiveCredit::new(totals(8, 1000));
+        credit.finish(Totals::one(u64::MAX));
+        credit.finish(Totals::one(1));
+        assert!(credit.is_owed() && credit.is_urgent());
+        assert_eq!(credit.take_frame(), (totals(2, u64::MAX), totals(10, u64::MAX)));
+    }
+
+    #[test]
     fn a_window_grows_with_the_frame_that_tells_it() {
         let mut credit = ReceiveCredit::new(totals(8, 800));
         let mut sender = SendCredit::new(totals(8, 800));
