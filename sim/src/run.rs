@@ -184,8 +184,8 @@ fn look_at(tables: &NodeTables, mut tell: impl FnMut(String)) {
             tell(format!("{seen:?}"));
         }
     }
-    for (peer, _) in tables.peers.iter().filter(|(_, is_connected)| !is_connected) {
-        tell(format!("it knows {peer}, which has no link"));
+    for (peer, links) in tables.peers.iter().filter(|(_, links)| *links != 1) {
+        tell(format!("it knows {peer}, which has {links} links"));
     }
 }
 

@@ -13,8 +13,8 @@ pub use crate::transport::link::LinkTables;
 pub struct NodeTables {
     /// Its live links, those to itself included, in the order in which they were made.
     pub links: Vec<LinkTables>,
-    /// Peers that it knows, and whether each has a link.
-    pub peers: Vec<(InstanceId, bool)>,
+    /// Peers that it knows, and how many links each has.
+    pub peers: Vec<(InstanceId, usize)>,
     /// How long it has run by its own clock.
     pub uptime: Duration,
 }
@@ -28,7 +28,7 @@ impl ActiveMessageManager {
         let peers: Vec<_> = node.peers.read().values().cloned().collect();
         NodeTables {
             links: links.iter().map(|link| link.tables()).collect(),
-            peers: peers.iter().map(|peer| (peer.instance(), peer.link().is_some())).collect(),
+            peers: peers.iter().map(|peer| (peer.instance(), peer.links().len())).collect(),
             uptime: crate::clock::now().duration_since(node.started),
         }
     }

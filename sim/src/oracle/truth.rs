@@ -2,7 +2,7 @@
 
 use super::{Joined, Message, Place};
 use crate::log::{Done, End, Event};
-use crate::message::{Kind, Mode, Outcome};
+use crate::message::{Kind, Mode};
 
 pub(super) fn judge(joined: &Joined<'_>, violations: &mut Vec<String>) {
     for message in &joined.messages {
@@ -96,20 +96,16 @@ fn refused(joined: &Joined<'_>, message: &Message, reason: &str, text: &str) -> 
     let is_right = match reason {
         "NoHandler" => message.kind == Kind::Absent,
         "Draining" => goes(),
-        "Expired" => message.end().is_some_and(|(place, _)| {
-            place.at + std::time::Duration::from_millis(2) >= message.place.at + message.deadline
-        }),
+        "Expired" => {
+            message.is_nested
+                || message.end().is_some_and(|(place, _)| {
+                    place.at + std::time::Duration::from_millis(2) >= message.place.at + message.deadline
+                })
+        }
         "ContractMismatch" => message.mode.wants_response() && message.kind == Kind::Message,
         "Overloaded" => message.kind != Kind::Inline || message.is_nested,
         "TooLarge" => message.plan.payload_len > 4000,
         _ => false,
     };
     (!is_right).then(|| format!("there was no reason for {reason}: {text}"))
-}
-
-impl Message {
-    /// Whether it was told to end well, and by itself.
-    pub(super) fn is_told_to_end_well(&self) -> bool {
-        self.plan.outcome == Outcome::Well && self.kind != Kind::Never && self.kind != Kind::Absent
-    }
 }
