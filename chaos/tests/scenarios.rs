@@ -39,5 +39,11 @@ macro_rules! scenarios {
 
 // In the order of `chaos --list`.
 scenarios! {
+    kill_pending,
+    silent_peer,
+    paused_self,
+    failing_dial,
+    restarted_peer,
+    stolen_identity,
     order_of_four_senders,
 }

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use crate::scenario::Group;
 
+pub mod faults;
 pub mod order;
 
 /// All groups: one line each.
 #[rustfmt::skip]
 pub const GROUPS: &[&Group] = &[
+    &faults::GROUP,
     &order::GROUP,
 ];
 
