@@ -46,4 +46,5 @@ scenarios! {
     restarted_peer,
     stolen_identity,
     order_of_four_senders,
+    panicking_handlers,
 }

@@ -6,12 +6,14 @@ use crate::scenario::Group;
 
 pub mod faults;
 pub mod order;
+pub mod panics;
 
 /// All groups: one line each.
 #[rustfmt::skip]
 pub const GROUPS: &[&Group] = &[
     &faults::GROUP,
     &order::GROUP,
+    &panics::GROUP,
 ];
 
 /// The longest that anything may take which is meant to happen at once and whose time is not the point.
