@@ -47,4 +47,7 @@ scenarios! {
     stolen_identity,
     order_of_four_senders,
     panicking_handlers,
+    mutual_floods,
+    ring_of_eight,
+    all_to_all_of_eight,
 }

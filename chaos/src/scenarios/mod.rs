@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::scenario::Group;
 
+pub mod deadlock;
 pub mod faults;
 pub mod order;
 pub mod panics;
@@ -14,6 +15,7 @@ pub const GROUPS: &[&Group] = &[
     &faults::GROUP,
     &order::GROUP,
     &panics::GROUP,
+    &deadlock::GROUP,
 ];
 
 /// The longest that anything may take which is meant to happen at once and whose time is not the point.
