@@ -120,6 +120,11 @@ impl Dispatcher {
         }
     }
 
+    /// The peer has said Bye on this link.
+    pub(crate) fn note_bye(&self) {
+        self.stalled.note_bye(&self.link);
+    }
+
     /// All requests of a turn have been dispatched.
     pub(crate) fn end_turn(&mut self) {
         if !self.group.is_empty() {
@@ -240,7 +245,7 @@ impl Dispatcher {
                 None
             }
             HandlerCall::Spawned { is_ordered: true, .. } => {
-                self.peer.lanes.of(entry.id).push(&self.node, job, accepted)
+                self.peer.lanes.push(&self.node, entry.id, job, accepted)
             }
             HandlerCall::Batched { call, count_max, age_max } => {
                 let rule = BatchRule { call, count_max: *count_max, age_max: *age_max };

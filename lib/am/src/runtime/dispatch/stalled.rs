@@ -16,13 +16,21 @@ use crate::api::handler_call::{Answered, HandlerCall, InlineReply, ReplyValue};
 use crate::proto::outgoing::PayloadSource;
 use crate::proto::payload::Payload;
 use crate::runtime::node::Node;
+use crate::transport::link::Link;
 use crate::wire::header::Header;
 
 /// The waiting inline messages of one link; bounded by its peer's credit.
 #[derive(Debug, Default)]
 pub(crate) struct Stalled {
-    waiting: Mutex<VecDeque<Job>>,
+    waiting: Mutex<Waiting>,
     is_active: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    jobs: VecDeque<Job>,
+    /// The link, when its peer has said Bye on it behind these.
+    bye: Option<Arc<Link>>,
 }
 
 impl Stalled {
@@ -35,7 +43,7 @@ impl Stalled {
     pub(crate) fn push(self: &Arc<Self>, node: &Arc<Node>, job: Job) {
         let start = {
             let mut waiting = self.waiting.lock();
-            waiting.push_back(job);
+            waiting.jobs.push_back(job);
             !self.is_active.swap(true, Ordering::AcqRel)
         };
         if start {
@@ -44,14 +52,30 @@ impl Stalled {
         }
     }
 
+    /// The peer has said Bye on `link`: another link is read once what came before has run, so that order survives.
+    pub(crate) fn note_bye(&self, link: &Arc<Link>) {
+        let mut waiting = self.waiting.lock();
+        if self.is_active() {
+            waiting.bye = Some(link.clone());
+        } else {
+            drop(waiting);
+            link.note_bye();
+        }
+    }
+
     async fn run(self: Arc<Self>) {
         loop {
             let job = {
                 let mut waiting = self.waiting.lock();
-                match waiting.pop_front() {
+                match waiting.jobs.pop_front() {
                     Some(job) => job,
                     None => {
                         self.is_active.store(false, Ordering::Release);
+                        let bye = waiting.bye.take();
+                        drop(waiting);
+                        if let Some(link) = bye {
+                            link.note_bye();
+                        }
                         return;
                     }
                 }
