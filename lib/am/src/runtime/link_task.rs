@@ -119,7 +119,9 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
     }
     if let Some(old) = replaced {
         retire(node, old, true);
-    } else if duplicate == Duplicate::Old && !matches!(origin, Origin::Myself) {
+    } else if !matches!(origin, Origin::Myself)
+        && (duplicate == Duplicate::Old || (duplicate == Duplicate::SameSide && dialled))
+    {
         retire(node, link, true);
     }
     peer
