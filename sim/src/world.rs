@@ -188,6 +188,8 @@ impl World {
     }
 
     async fn start_again(self: &Arc<Self>, slot: u8, rest: Duration) {
+        // A process that has ended has left its port.
+        sleep(Duration::from_millis(1)).await;
         tokio::select! {
             biased;
             () = self.quiet.cancelled() => {}
