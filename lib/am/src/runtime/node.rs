@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::chance::Chance;
 use super::counters::Counters;
-use super::dispatch::lane::AllLanes;
+use super::dispatch::lane::LanesBySender;
 use super::handler_wait::HandlerWaiters;
 use super::handshakes::Handshakes;
 use super::peer::PeerCore;
@@ -113,12 +113,11 @@ pub(crate) struct Node {
     pub(crate) links: Mutex<Vec<LinkEntry>>,
     /// `None` after the node's end, so that readers see theirs.
     pub(crate) events: Mutex<Option<broadcast::Sender<LinkEvent>>>,
-    /// Of ordered handlers, by sender.
-    pub(crate) lanes: AllLanes,
     pub(crate) spawner: Spawner,
     pub(crate) counters: Counters,
     pub(crate) handler_waiters: HandlerWaiters,
     pub(crate) handshakes: Arc<Handshakes>,
+    pub(crate) lanes: LanesBySender,
     pub(crate) budget: Arc<Budget>,
     /// Fires when the drain begins: listeners close.
     pub(crate) drain_token: CancellationToken,
@@ -167,11 +166,11 @@ impl Node {
             myself: OnceLock::new(),
             links: Mutex::default(),
             events: Mutex::new(Some(broadcast::channel(LINK_EVENTS_KEPT).0)),
-            lanes: AllLanes::default(),
             spawner: Spawner::new(),
             counters: Counters::new(),
             handler_waiters: HandlerWaiters::new(waiters_max),
             handshakes,
+            lanes: LanesBySender::default(),
             budget,
             drain_token: CancellationToken::new(),
             shutdown_request: watch::channel(None).0,
