@@ -165,6 +165,14 @@ impl<I: Inbound> Reader<'_, I> {
     async fn run(&mut self, busy_poll: Duration) -> LinkEnd {
         let link = self.link;
         let mut ending = pin!(link.ending());
+        if !self.chunk.is_empty() {
+            // What came behind the handshake has its turn as everything else.
+            std::future::poll_fn(|cx| match self.inbound.poll_readable(cx) {
+                Poll::Pending => ending.as_mut().poll(cx),
+                ready => ready,
+            })
+            .await;
+        }
         loop {
             match self.take_messages() {
                 Ok(done) => {
