@@ -1,0 +1,16 @@
+//! The scenarios, one file for each group.
+
+use std::time::Duration;
+
+use crate::scenario::Group;
+
+pub mod order;
+
+/// All groups: one line each.
+#[rustfmt::skip]
+pub const GROUPS: &[&Group] = &[
+    &order::GROUP,
+];
+
+/// The longest that anything may take which is meant to happen at once and whose time is not the point.
+pub const PATIENCE: Duration = Duration::from_secs(20);
