@@ -5,6 +5,7 @@
 //! [`response_manager`] hands answers to their callers. [`network_client`] makes links, [`manager`] is what a
 //! user holds, [`sweep`] is the only clock.
 
+pub(crate) mod chance;
 pub(crate) mod counters;
 pub(crate) mod dispatch;
 pub(crate) mod dispatcher;

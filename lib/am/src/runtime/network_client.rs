@@ -1,9 +1,8 @@
 //! Making links: dialling, accepting, dialling again; and the node as its clients see it.
 
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rand::RngCore;
 use tokio::sync::Semaphore;
 
 use super::link_task::{Origin, Shaken, retire, start_link};
@@ -11,6 +10,7 @@ use super::node::Node;
 use super::peer::PeerCore;
 use crate::api::link_event::{LinkEvent, LinkEvents};
 use crate::api::port::{BoxFuture, NodePort, Port, PortError, Probe};
+use crate::clock;
 use crate::endpoint::Endpoint;
 use crate::error::{ConnectAttempt, ConnectError};
 use crate::id::{Incarnation, InstanceId};
@@ -22,26 +22,6 @@ use crate::wire::zmtp::properties::Hello;
 
 /// How long the short way to a peer on the same host may take to be found.
 const SHORTCUT_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// Draws an instance id; the first octet is never 0.
-pub(crate) fn random_instance() -> InstanceId {
-    loop {
-        let mut bytes = [0; 16];
-        rand::rng().fill_bytes(&mut bytes);
-        // As RFC 9562 says for random UUIDs.
-        bytes[6] = (bytes[6] & 0x0F) | 0x40;
-        bytes[8] = (bytes[8] & 0x3F) | 0x80;
-        if let Some(id) = InstanceId::from_bytes(bytes) {
-            return id;
-        }
-    }
-}
-
-pub(crate) fn random_incarnation() -> Incarnation {
-    let mut bytes = [0; 16];
-    rand::rng().fill_bytes(&mut bytes);
-    Incarnation::from_bytes(bytes)
-}
 
 fn transport_for(node: &Node, endpoint: &Endpoint) -> Result<Arc<dyn ThinTransport>, ConnectError> {
     if !endpoint.is_loopback() && !node.settings.allow_insecure {
@@ -227,7 +207,7 @@ async fn connect_foreign(node: Arc<Node>, endpoint: Endpoint) -> Result<Arc<dyn 
             let peer = start_link(
                 &node,
                 Shaken { stream, hello, leftover, origin, is_shortcut: false },
-                random_instance(),
+                node.chance.instance(),
             );
             peer.set_redialled(true);
             Ok(peer)
@@ -240,16 +220,16 @@ async fn connect_foreign(node: Arc<Node>, endpoint: Endpoint) -> Result<Arc<dyn 
 
 async fn probe(node: Arc<Node>, endpoint: Endpoint) -> Result<Probe, ConnectError> {
     let limit = node.limits.connect_timeout;
-    let began = Instant::now();
+    let began = clock::now();
     let deadline = tokio::time::Instant::now() + limit;
     let probing = async {
         let (mut stream, hello, leftover) = dial(&node, &endpoint, Role::Dial, deadline).await?;
-        let connect_time = began.elapsed();
-        let sent = Instant::now();
+        let connect_time = clock::now().duration_since(began);
+        let sent = clock::now();
         crate::transport::handshake::ping(&mut stream, leftover)
             .await
             .map_err(|error| DialError::Failed(error.to_string()))?;
-        Ok::<_, DialError>((hello, connect_time, sent.elapsed()))
+        Ok::<_, DialError>((hello, connect_time, clock::now().duration_since(sent)))
     };
     match tokio::time::timeout_at(deadline, probing).await {
         Ok(Ok((Hello { own: Some(own), .. }, connect_time, round_trip))) => Ok(Probe {
@@ -273,7 +253,7 @@ pub(crate) fn redial(node: &Arc<Node>, peer: &Arc<PeerCore>, endpoints: Vec<Endp
     node.spawner.spawn(async move {
         let mut backoff = Backoff::default();
         loop {
-            let wait = backoff.next_wait(rand::rng().next_u32());
+            let wait = backoff.next_wait(owner.chance.number());
             tokio::time::sleep(wait).await;
             if !peer.is_redialled() || owner.is_draining() {
                 owner.peers.write().remove(&peer.instance());
@@ -394,7 +374,7 @@ async fn welcome(node: &Arc<Node>, mut stream: ByteStream) {
     if found == Some(node.instance) {
         return;
     }
-    let instance = found.unwrap_or_else(random_instance);
+    let instance = found.unwrap_or_else(|| node.chance.instance());
     start_link(
         node,
         Shaken { stream, hello, leftover, origin: Origin::Accepted, is_shortcut: false },

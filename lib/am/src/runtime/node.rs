@@ -5,7 +5,7 @@
 //!
 //! Lock order: `peers` before a peer's own lock before a link's lock; nothing else is held together.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -16,6 +16,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::chance::Chance;
 use super::counters::Counters;
 use super::handler_wait::HandlerWaiters;
 use super::peer::PeerCore;
@@ -24,6 +25,7 @@ use super::running::Running;
 use super::spawner::Spawner;
 use crate::api::link_event::{LINK_EVENTS_KEPT, LinkEvent};
 use crate::api::port::NodePort;
+use crate::clock;
 use crate::endpoint::Endpoint;
 use crate::id::{Incarnation, InstanceId};
 use crate::limits::Limits;
@@ -96,10 +98,11 @@ pub(crate) struct Node {
     pub(crate) settings: Settings,
     pub(crate) transports: Vec<Arc<dyn ThinTransport>>,
     pub(crate) places: Places,
+    pub(crate) chance: Chance,
     pub(crate) endpoints: OnceLock<Vec<Endpoint>>,
     pub(crate) ticks: Arc<Ticks>,
     pub(crate) registry: Arc<Registry>,
-    pub(crate) peers: RwLock<HashMap<InstanceId, Arc<PeerCore>>>,
+    pub(crate) peers: RwLock<BTreeMap<InstanceId, Arc<PeerCore>>>,
     pub(crate) myself: OnceLock<Arc<PeerCore>>,
     pub(crate) links: Mutex<Vec<LinkEntry>>,
     /// `None` after the node's end, so that readers see theirs.
@@ -130,6 +133,7 @@ pub(crate) struct NodeParts {
     pub(crate) settings: Settings,
     pub(crate) transports: Vec<Arc<dyn ThinTransport>>,
     pub(crate) places: Places,
+    pub(crate) chance: Chance,
 }
 
 impl Node {
@@ -143,6 +147,7 @@ impl Node {
             settings: parts.settings,
             transports: parts.transports,
             places: parts.places,
+            chance: parts.chance,
             endpoints: OnceLock::new(),
             ticks: Arc::default(),
             registry: Arc::new(Registry::new()),
@@ -155,7 +160,7 @@ impl Node {
             handler_waiters: HandlerWaiters::new(waiters_max),
             drain_token: CancellationToken::new(),
             shutdown_request: watch::channel(None).0,
-            started: Instant::now(),
+            started: clock::now(),
             sweep_wake: Notify::new(),
             sweep_is_idle: AtomicBool::new(false),
             handle: OnceLock::new(),

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use super::dispatch::lane::Lanes;
 use super::node::Node;
 use crate::api::port::{BoxFuture, Calls, Port, PortError, Ticket, Waiting};
+use crate::clock;
 use crate::endpoint::Endpoint;
 use crate::id::{Incarnation, InstanceId};
 use crate::proto::outgoing::Outgoing;
@@ -244,7 +245,7 @@ impl PeerCore {
                 }
                 sent => {
                     let id = sent.map_err(|error| self.refused(error))?;
-                    return Ok(Self::ticket(&message.as_outgoing(Instant::now()), &link, id));
+                    return Ok(Self::ticket(&message.as_outgoing(clock::now()), &link, id));
                 }
             }
         }
@@ -259,8 +260,7 @@ impl PeerCore {
             }
         }
         let mut place = Place(link, None);
-        std::future::poll_fn(|cx| link.poll_send(&message.as_outgoing(Instant::now()), &mut place.1, cx))
-            .await
+        std::future::poll_fn(|cx| link.poll_send(&message.as_outgoing(clock::now()), &mut place.1, cx)).await
     }
 }
 
@@ -297,7 +297,7 @@ impl Port for PeerCore {
         Box::pin(async move {
             let nested = message.depth > 0;
             let deadline = message.deadline;
-            let until = if nested { deadline.min(Instant::now() + NESTED_WAIT_MAX) } else { deadline };
+            let until = if nested { deadline.min(clock::now() + NESTED_WAIT_MAX) } else { deadline };
             let sent = self.send_when_possible(message);
             match tokio::time::timeout_at(until.into(), sent).await {
                 Ok(sent) => sent,

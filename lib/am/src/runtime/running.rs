@@ -51,6 +51,9 @@ impl Running {
             table.is_over = true;
             std::mem::take(&mut table.requests)
         };
-        requests.into_values().for_each(|request| request.cancel());
+        // In the order of their ids, so that runs of a simulation are alike.
+        let mut requests: Vec<_> = requests.into_values().collect();
+        requests.sort_unstable_by_key(|request| request.number);
+        requests.into_iter().for_each(|request| request.cancel());
     }
 }

@@ -74,6 +74,7 @@ impl Batcher {
             node.spawner.spawn_handler(async move {
                 // A node that goes waits for no more messages.
                 tokio::select! {
+                    biased;
                     () = tokio::time::sleep(age_max) => {}
                     () = draining.cancelled() => {}
                 }

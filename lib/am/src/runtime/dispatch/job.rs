@@ -5,11 +5,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use crate::api::context::{ActiveMessageContext, Request};
 use crate::api::handler_call::{Answered, Failure};
 use crate::api::port::BoxFuture;
+use crate::clock;
 use crate::proto::credit::Charge;
 use crate::proto::outgoing::PayloadSource;
 use crate::proto::payload::Payload;
@@ -36,7 +36,7 @@ impl Job {
         if self.request.is_cancelled() {
             return Some(Failure { code: NackCode::Cancelled, text: "cancelled before it ran".to_owned() });
         }
-        let is_late = self.request.mode.is_answered() && self.request.deadline <= Instant::now();
+        let is_late = self.request.mode.is_answered() && self.request.deadline <= clock::now();
         is_late.then(|| Failure {
             code: NackCode::Expired,
             text: format!("the deadline passed before `{}` could start", self.entry.name),

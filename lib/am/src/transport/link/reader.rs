@@ -15,6 +15,7 @@ use bytes::Bytes;
 
 use super::pool::{self, CHUNK_LEN};
 use super::{Link, LinkEnd};
+use crate::clock;
 use crate::proto::outgoing::SHARED_LEN_MIN;
 use crate::proto::payload::Payload;
 use crate::transport::StreamReader;
@@ -152,7 +153,7 @@ pub async fn read_loop<I: Inbound>(
         at: 0,
         large: None,
         commands: CommandMeter::default(),
-        turn_began: Instant::now(),
+        turn_began: clock::now(),
     };
     let end = reader.run(busy_poll).await;
     pool::give(std::mem::take(&mut reader.chunk));
@@ -171,9 +172,9 @@ impl<I: Inbound> Reader<'_, I> {
             match self.take_messages() {
                 Ok(done) => {
                     self.inbound.end_turn();
-                    if !done || self.turn_began.elapsed() >= TURN_MAX {
+                    if !done || clock::now().duration_since(self.turn_began) >= TURN_MAX {
                         tokio::task::yield_now().await;
-                        self.turn_began = Instant::now();
+                        self.turn_began = clock::now();
                     }
                     if !done && link.end_reason().is_none() {
                         continue;
@@ -217,7 +218,7 @@ impl<I: Inbound> Reader<'_, I> {
     async fn spin(&mut self, patience: Duration) -> Option<std::io::Result<usize>> {
         /// Empty turns before the runtime's other tasks get one.
         const TRIES: u32 = 16;
-        let began = Instant::now();
+        let began = clock::now();
         // What the last turn woke runs first.
         tokio::task::yield_now().await;
         loop {
@@ -227,7 +228,7 @@ impl<I: Inbound> Reader<'_, I> {
                     read => return Some(read),
                 }
             }
-            if began.elapsed() >= patience || self.link.end_reason().is_some() {
+            if clock::now().duration_since(began) >= patience || self.link.end_reason().is_some() {
                 return None;
             }
             tokio::task::yield_now().await;
@@ -330,7 +331,7 @@ impl<I: Inbound> Reader<'_, I> {
             };
             at += used;
             count += 1;
-            if count % CLOCK_INTERVAL_COUNT == 0 && self.turn_began.elapsed() >= TURN_MAX {
+            if count % CLOCK_INTERVAL_COUNT == 0 && clock::now().duration_since(self.turn_began) >= TURN_MAX {
                 break false;
             }
         };

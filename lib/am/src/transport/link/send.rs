@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::MutexGuard;
 
 use super::state::{LARGE, LargeOut, ORDINARY, SYSTEM, Shared, WaitingSender};
 use super::{Link, LinkEnd, PART_LEN, account_of};
+use crate::clock;
 use crate::proto::credit::{Charge, ReceiveCredit, Totals};
 use crate::proto::outgoing::{Outgoing, PayloadSource, SHARED_LEN_MIN};
 use crate::proto::pending::{SYSTEM_ID_BIT, UNTRACKED_ID_BIT};
@@ -248,7 +248,7 @@ impl Link {
         }
         let offset = shared.queued;
         // A call always has a deadline; see `MessageBuilder`.
-        let deadline = message.deadline.unwrap_or_else(Instant::now);
+        let deadline = message.deadline.unwrap_or_else(clock::now);
         let id = shared
             .pending
             .insert(message.mode, deadline, offset)
