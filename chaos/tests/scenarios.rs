@@ -40,4 +40,23 @@ macro_rules! scenarios {
 // In the order of `chaos --list`.
 scenarios! {
     order_of_four_senders,
+    hostile_slow_loris,
+    hostile_properties,
+    hostile_announced_sizes,
+    hostile_connect_and_drop,
+    hostile_empty_frames,
+    hostile_pings,
+    hostile_unknown_commands,
+    hostile_forged_credit,
+    hostile_forged_replies,
+    hostile_cancels,
+    hostile_deaf_to_answers,
+    hostile_deaf_to_nacks,
+    hostile_deaf_to_receipts,
+    hostile_deaf_to_late_answers,
+    hostile_broken_chunks,
+    hostile_unfinished_payloads,
+    hostile_gone_senders,
+    hostile_all_descriptors,
+    hostile_dropped_calls,
 }

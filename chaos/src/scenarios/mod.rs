@@ -4,12 +4,20 @@ use std::time::Duration;
 
 use crate::scenario::Group;
 
+pub mod hostile;
+mod hostile_before;
+mod hostile_calls;
+mod hostile_frames;
+mod hostile_roles;
+mod hostile_stage;
+mod hostile_tools;
 pub mod order;
 
 /// All groups: one line each.
 #[rustfmt::skip]
 pub const GROUPS: &[&Group] = &[
     &order::GROUP,
+    &hostile::GROUP,
 ];
 
 /// The longest that anything may take which is meant to happen at once and whose time is not the point.
