@@ -202,10 +202,10 @@ pub(super) fn unfinished_payloads(target: Target) -> Result<Vec<Finding>> {
     ])
 }
 
-/// Connections that fill a busy handler's queue with one-way messages, leave, and come again.
+/// Connections that leave one-way messages to a slow handler behind, and come again.
 pub(super) fn gone_senders(target: Target) -> Result<Vec<Finding>> {
     let count = target.pick(40, 400);
-    let octets = Header::message(mode::ONE_WAY, 9, "nap").with_payload(&[7; 4096]).repeat(500);
+    let octets = Header::message(mode::ONE_WAY, 9, "hold").with_payload(&[7; 4096]).repeat(500);
     let mut pace = target.pace(count);
     let (mut taken, mut refused) = (0_u64, 0_u64);
     while pace.left() > 0 {

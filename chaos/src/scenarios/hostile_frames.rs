@@ -52,7 +52,7 @@ fn until_closed(target: Target, octets: &[u8], each: u64, total: u64) -> Result<
 pub(super) fn forged_credit(target: Target) -> Result<Vec<Finding>> {
     let grown = credit(0, [0, 0, 8192, 32 << 20]);
     let short = Header::reply(kind::CREDIT, 0, 0).with_payload(&[0; 31]);
-    let beyond = Header::message(mode::ONE_WAY, 1, "until_cancelled").with_payload(b"").repeat(8193 + 64);
+    let beyond = Header::message(mode::ONE_WAY, 1, "hold").with_payload(b"").repeat(8193 + 64);
     let large = Header { total_len: Some(64 << 20), ..Header::message(mode::ONE_WAY, 1, "sink") };
     let large = large.with_payload(&vec![0; PART_LEN]).repeat(2);
     let cases: [(&str, Vec<u8>); 8] = [

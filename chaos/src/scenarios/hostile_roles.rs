@@ -19,6 +19,10 @@ const HONEST_CALLS: u64 = 8;
 const HONEST_PAYLOAD_LEN: usize = 256;
 /// What `nap` takes: a handler whose queue fills.
 const NAP: Duration = Duration::from_millis(5);
+/// What `hold` takes: longer than an attacker's descriptors may stay behind.
+const HOLD: Duration = Duration::from_secs(4);
+/// So many of `hold` run at once: more than one link's credit.
+const HOLDS_MAX: usize = 16_384;
 /// What `mib` answers with.
 const MIB: usize = 1 << 20;
 
@@ -69,6 +73,11 @@ pub(super) fn register(node: &ActiveMessageManager) -> Result<()> {
         Ok(())
     };
     node.register(Handler::message("nap", nap).limit(64))?;
+    let hold = |_cx, _payload: Raw| async {
+        tokio::time::sleep(HOLD).await;
+        Ok(())
+    };
+    node.register(Handler::message("hold", hold).limit(HOLDS_MAX))?;
     node.register(Handler::unary("mib", |_cx, _payload: Raw| async { Ok(Raw::from(vec![7_u8; MIB])) }))?;
     Ok(())
 }
