@@ -203,9 +203,11 @@ impl Dispatcher {
             self.node_port.clone(),
         );
         request.mode = mode;
+        let (payload, hold) = payload.into_payload();
         let job = Job {
             request: Arc::new(request),
-            payload: payload.into_payload(),
+            payload,
+            hold,
             envelope: envelope.into(),
             link: self.link.clone(),
             running: self.running.clone(),

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::accept::accept;
 use super::chance::Chance;
-use super::network_client::{accept, link_myself};
+use super::network_client::link_myself;
 use super::node::{Node, NodeParts, Places, Settings, ShutdownPolicy, ShutdownRequest};
 use super::registry::HandlerEvents;
 use super::shutdown::{ShutdownError, shutdown};
@@ -302,9 +302,8 @@ impl ManagerBuilder {
         let registered = system_handlers::register(node);
         debug_assert!(registered.is_ok());
         link_myself(node);
-        let pending = Arc::new(Semaphore::new(node.limits.pending_handshakes_max));
         for listener in listeners {
-            accept(node, listener, pending.clone());
+            accept(node, listener);
         }
         let sweeper = node.clone();
         node.spawner.spawn(async move { sweep::run(sweeper).await });

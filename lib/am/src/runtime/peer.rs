@@ -13,6 +13,7 @@ use crate::api::port::{BoxFuture, Calls, Port, PortError, Ticket, Waiting};
 use crate::clock;
 use crate::endpoint::Endpoint;
 use crate::id::{Incarnation, InstanceId};
+use crate::proto::backoff::Backoff;
 use crate::proto::outgoing::Outgoing;
 use crate::transport::link::{Link, SendError};
 
@@ -36,6 +37,8 @@ pub(crate) struct PeerCore {
     is_announced: AtomicBool,
     /// It is dialled again when its link is lost.
     is_redialled: AtomicBool,
+    /// The pauses before it is dialled again.
+    backoff: Mutex<Backoff>,
     pub(crate) lanes: Lanes,
 }
 
@@ -61,6 +64,7 @@ impl PeerCore {
             is_moving: AtomicBool::new(false),
             is_announced: AtomicBool::new(false),
             is_redialled: AtomicBool::new(false),
+            backoff: Mutex::default(),
             lanes: Lanes::default(),
         }
     }
@@ -157,6 +161,21 @@ impl PeerCore {
 
     pub(crate) fn is_redialled(&self) -> bool {
         self.is_redialled.load(Ordering::Acquire)
+    }
+
+    /// How long to wait before it is dialled again; `draw` is a random number.
+    pub(crate) fn next_redial_wait(&self, draw: u32) -> Duration {
+        self.backoff.lock().next_wait(draw)
+    }
+
+    /// Dialling it again fails for a reason that will hardly pass.
+    pub(crate) fn redial_slowly(&self) {
+        self.backoff.lock().jump_to_max();
+    }
+
+    /// A link to it has lasted.
+    pub(crate) fn redial_soon(&self) {
+        self.backoff.lock().reset();
     }
 
     /// No link will come any more: calls fail at once, and say why.

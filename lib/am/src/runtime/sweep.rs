@@ -52,11 +52,15 @@ pub(crate) async fn run(node: Arc<Node>) {
             continue;
         }
         let links = node.links.lock().clone();
-        let mut busy = !node.handler_waiters.is_empty();
+        let was_short = node.budget.was_short();
+        let mut busy = was_short || !node.handler_waiters.is_empty();
         for entry in &links {
             if entry.link.needs_sweep() {
                 busy = true;
                 entry.link.sweep(now);
+            }
+            if was_short {
+                entry.link.retry_for_memory();
             }
             let (messages, octets) = entry.link.take_sent();
             if messages + octets > 0 {
