@@ -59,4 +59,13 @@ scenarios! {
     hostile_gone_senders,
     hostile_all_descriptors,
     hostile_dropped_calls,
+    memory_deaf_receiver,
+    memory_thousand_deaf_receivers,
+    memory_hung_receiver,
+    memory_thousand_hung_senders,
+    memory_slow_among_fast,
+    memory_unpolled_calls,
+    memory_deaf_caller,
+    memory_deaf_libzmq,
+    memory_small_beside_large,
 }

@@ -11,6 +11,13 @@ mod hostile_frames;
 mod hostile_roles;
 mod hostile_stage;
 mod hostile_tools;
+pub mod memory;
+mod memory_callers;
+mod memory_healthy;
+mod memory_large;
+mod memory_raw;
+mod memory_roles;
+mod memory_zmq;
 pub mod order;
 
 /// All groups: one line each.
@@ -18,6 +25,7 @@ pub mod order;
 pub const GROUPS: &[&Group] = &[
     &order::GROUP,
     &hostile::GROUP,
+    &memory::GROUP,
 ];
 
 /// The longest that anything may take which is meant to happen at once and whose time is not the point.
