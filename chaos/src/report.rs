@@ -135,7 +135,7 @@ impl fmt::Display for Outcome {
             return writeln!(f, "  {failure}");
         }
         let mut table = Table::new();
-        table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+        table.load_style(comfy_table::presets::NOTHING);
         table.set_header(["figure", "value", "unit", "limit", ""]);
         for figure in &self.figures.0 {
             let kept = if figure.limit.holds(figure.value) { "" } else { "BROKEN" };

@@ -71,9 +71,16 @@ pub fn find_role(name: &str) -> Option<&'static Role> {
 ///
 /// Those of the future, or when no runtime can be had.
 pub fn block_on<T>(workers: usize, future: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .thread_keep_alive(IDLE_THREAD_MAX)
+        .enable_all()
+        .build()?;
     let outcome = runtime.block_on(future);
     // Long enough for tasks that are ending; one that hangs must not keep the program.
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
 }
+
+/// Threads for blocking work go when idle for so long: shorter than usual, so that those in use can be counted.
+const IDLE_THREAD_MAX: Duration = Duration::from_millis(500);

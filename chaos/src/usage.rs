@@ -44,6 +44,16 @@ impl Usage {
         }
     }
 
+    /// The smaller of each.
+    #[must_use]
+    pub fn min(self, other: Self) -> Self {
+        Self {
+            resident: self.resident.min(other.resident),
+            threads: self.threads.min(other.threads),
+            descriptors: self.descriptors.min(other.descriptors),
+        }
+    }
+
     /// Resident memory, in MiB.
     #[must_use]
     pub fn resident_mib(self) -> f64 {

@@ -39,7 +39,17 @@ macro_rules! scenarios {
 
 // In the order of `chaos --list`.
 scenarios! {
+    kill_pending,
+    silent_peer,
+    paused_self,
+    failing_dial,
+    restarted_peer,
+    stolen_identity,
     order_of_four_senders,
+    panicking_handlers,
+    mutual_floods,
+    ring_of_eight,
+    all_to_all_of_eight,
     hostile_slow_loris,
     hostile_properties,
     hostile_announced_sizes,

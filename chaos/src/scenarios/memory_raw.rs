@@ -47,7 +47,8 @@ impl DeafPeer {
     /// The same for many, with one thread.
     pub(super) fn start_many(address: SocketAddr, count: u64) -> Result<Vec<Self>> {
         let peers = (1..=count).map(|number| Self::connect(address, number)).collect::<Result<Vec<_>>>()?;
-        let streams = peers.iter().map(|peer| peer.client.stream().try_clone()).collect::<std::io::Result<_>>()?;
+        let streams =
+            peers.iter().map(|peer| peer.client.stream().try_clone()).collect::<std::io::Result<_>>()?;
         if let Some(first) = peers.first() {
             keep_alive(streams, &first.alive);
         }

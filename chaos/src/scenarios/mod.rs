@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use crate::scenario::Group;
 
+pub mod deadlock;
+pub mod faults;
 pub mod hostile;
 mod hostile_before;
 mod hostile_calls;
@@ -19,11 +21,15 @@ mod memory_raw;
 mod memory_roles;
 mod memory_zmq;
 pub mod order;
+pub mod panics;
 
 /// All groups: one line each.
 #[rustfmt::skip]
 pub const GROUPS: &[&Group] = &[
+    &faults::GROUP,
     &order::GROUP,
+    &panics::GROUP,
+    &deadlock::GROUP,
     &hostile::GROUP,
     &memory::GROUP,
 ];

@@ -19,6 +19,8 @@ enum Operation {
     SendClaimed(u64),
     /// The receiver is done with the oldest messages.
     Finish(u8),
+    /// The receiver has room for more, or means to have less.
+    Grow { messages: u16, bytes: u32 },
     /// A Credit frame leaves.
     Tell,
     /// The oldest Credit frame arrives.
@@ -78,7 +80,9 @@ struct World {
     sender: SendCredit,
     receiver: ReceiveCredit,
     meter: ReceiveMeter,
+    /// What may be unfinished, and what of that the frames so far have told.
     window: Totals,
+    told_window: Totals,
     /// Lengths of messages that have come and are not finished.
     running: VecDeque<u64>,
     /// Credit frames on their way.
@@ -101,6 +105,7 @@ impl World {
             receiver: ReceiveCredit::new(window),
             meter: ReceiveMeter::new(window),
             window,
+            told_window: window,
             running: VecDeque::new(),
             frames: VecDeque::new(),
             sent: Sum::default(),
@@ -123,9 +128,15 @@ impl World {
                 }
                 self.receiver.finish(done);
             }
+            Operation::Grow { messages, bytes } => {
+                let wanted = Totals { messages: messages.into(), bytes: bytes.into() };
+                self.receiver.grow(wanted);
+                self.window.messages = self.window.messages.max(wanted.messages);
+                self.window.bytes = self.window.bytes.max(wanted.bytes);
+            }
             Operation::Tell => {
                 self.frames.push_back(self.receiver.take_frame());
-                self.told = self.finished;
+                (self.told, self.told_window) = (self.finished, self.window);
             }
             Operation::Hear => self.hear(),
             Operation::Forge { finished, granted } => {
@@ -197,15 +208,18 @@ impl World {
         assert_eq!(self.sender.can_start(), sent.messages < granted.messages && sent.bytes < granted.bytes);
         assert_eq!(self.meter.received(), sent);
         assert_eq!(self.receiver.finished(), finished);
-        assert_eq!(self.receiver.is_owed(), finished != told);
+        let grows = self.window != self.told_window;
+        assert_eq!(self.receiver.is_owed(), grows || finished != told);
         let mut allowed = told;
-        allowed.add(self.window);
+        allowed.add(self.told_window);
         assert_eq!(self.receiver.granted(), allowed);
         let owed = finished.since(told);
-        let is_quarter = |owed: u64, window: u64| u128::from(owed) * 4 >= u128::from(window);
-        let is_urgent = !owed.is_zero()
-            && (is_quarter(owed.messages, self.window.messages) || is_quarter(owed.bytes, self.window.bytes));
-        assert_eq!(self.receiver.is_urgent(), is_urgent);
+        let is_quarter = owed.messages >= self.window.messages / 4 || owed.bytes >= self.window.bytes / 4;
+        assert_eq!(self.receiver.is_urgent(), grows || (!owed.is_zero() && is_quarter));
+        let left = allowed.since(sent);
+        let is_used_up = u128::from(left.messages) * 8 < u128::from(self.told_window.messages)
+            || u128::from(left.bytes) * 8 < u128::from(self.told_window.bytes);
+        assert_eq!(self.receiver.is_used_up_by(sent), is_used_up, "less than an eighth is left");
         assert!(finished.messages <= sent.messages && finished.bytes <= sent.bytes);
     }
 

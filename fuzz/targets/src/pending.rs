@@ -13,11 +13,13 @@ use dynamo_am::wire::codes::{Codec, DeliveryMode, Kind, NackCode};
 
 /// Most operations of one input.
 const OPERATIONS_MAX: usize = 512;
+/// So many ids make a payload that is kept on the heap.
+const LONG_COUNT: usize = 16;
 
 #[derive(Debug, Clone, Copy, Arbitrary)]
 enum Operation {
     Insert { mode: u8, deadline: u8, offset: u8 },
-    Reply { call: Which, kind: ReplyKind },
+    Reply { call: Which, kind: ReplyKind, is_long: bool },
     AskOutcome { call: Which, waiter: u8 },
     AskReceipt { call: Which, waiter: u8 },
     AskWaiting { call: Which },
@@ -43,6 +45,8 @@ enum ReplyKind {
     Receipt,
     Response,
     Nack,
+    /// The answer came, and there was no memory for it.
+    NoRoom,
 }
 
 /// How a call ended, without its octets.
@@ -53,6 +57,7 @@ enum End {
     Nack,
     Lost { sent: bool },
     Expired,
+    NoRoom,
     Unexpected(Kind),
 }
 
@@ -63,6 +68,9 @@ struct Call {
     waiter: Option<u8>,
     has_receipt: bool,
     end: Option<End>,
+    /// Octets on the heap of a receipt, and of an answer, that were not taken.
+    receipt_len: usize,
+    answer_len: usize,
 }
 
 /// Runs the operations that the input stands for.
@@ -104,7 +112,7 @@ impl World {
     fn apply(&mut self, operation: Operation) {
         match operation {
             Operation::Insert { mode, deadline, offset } => self.insert(mode, deadline, offset),
-            Operation::Reply { call, kind } => self.reply(self.id_of(call), kind),
+            Operation::Reply { call, kind, is_long } => self.reply(self.id_of(call), kind, is_long),
             Operation::AskOutcome { call, waiter } => self.ask_outcome(self.id_of(call), waiter),
             Operation::AskReceipt { call, waiter } => self.ask_receipt(self.id_of(call), waiter),
             Operation::AskWaiting { call } => {
@@ -151,7 +159,9 @@ impl World {
                 assert!(self.calls.len() < self.limit);
                 assert_eq!(id & UNTRACKED_ID_BIT, 0);
                 assert!(!self.ids.contains(&id), "an id names one call");
-                let call = Call { mode, deadline, offset, waiter: None, has_receipt: false, end: None };
+                let (waiter, end, has_receipt) = (None, None, false);
+                let (receipt_len, answer_len) = (0, 0);
+                let call = Call { mode, deadline, offset, waiter, has_receipt, end, receipt_len, answer_len };
                 self.calls.insert(id, call);
                 self.ids.push(id);
             }
@@ -159,14 +169,17 @@ impl World {
         }
     }
 
-    fn reply(&mut self, id: u64, kind: ReplyKind) {
-        let payload = Payload::copy_from(&id.to_be_bytes());
+    fn reply(&mut self, id: u64, kind: ReplyKind, is_long: bool) {
+        let octets = id.to_be_bytes().repeat(if is_long { LONG_COUNT } else { 1 });
+        let payload = Payload::copy_from(&octets);
+        let heap_len = if is_long { octets.len() } else { 0 };
         let codec = Codec::Raw;
         let reply = match kind {
             ReplyKind::Ack => Reply::Ack,
             ReplyKind::Receipt => Reply::Receipt(ReceiptReply { status: 0, codec, payload }),
             ReplyKind::Response => Reply::Response { codec, payload },
             ReplyKind::Nack => Reply::Nack { code: NackCode::HandlerError, text: payload },
+            ReplyKind::NoRoom => Reply::NoRoom,
         };
         let found = self.table.handle_reply(id, reply);
         let Some(call) = self.calls.get_mut(&id).filter(|call| call.end.is_none()) else {
@@ -178,6 +191,7 @@ impl World {
         let receipt_fits = !call.has_receipt;
         match (kind, call.mode) {
             (ReplyKind::Nack, _) => call.end = Some(End::Nack),
+            (ReplyKind::NoRoom, _) => call.end = Some(End::NoRoom),
             (ReplyKind::Ack, Confirmed) => call.end = Some(End::Done),
             (ReplyKind::Ack, _) => call.end = Some(End::Unexpected(Kind::Ack)),
             (ReplyKind::Response, WithResponse | WithReceiptAndResponse) => call.end = Some(End::Response),
@@ -188,6 +202,12 @@ impl World {
             }
             (ReplyKind::Receipt, WithReceiptAndResponse) if receipt_fits => call.has_receipt = true,
             (ReplyKind::Receipt, _) => call.end = Some(End::Unexpected(Kind::Receipt)),
+        }
+        if kind == ReplyKind::Receipt && receipt_fits && call.has_receipt {
+            call.receipt_len = heap_len;
+        }
+        if matches!(call.end, Some(End::Response | End::Nack)) {
+            call.answer_len = heap_len;
         }
     }
 
@@ -221,7 +241,8 @@ impl World {
             (Polled::Gone, None) => {}
             (Polled::Ready(Ok(receipt)), Some(call)) => {
                 assert!(std::mem::take(&mut call.has_receipt), "a receipt is told once");
-                assert_eq!(*receipt.payload, id.to_be_bytes());
+                assert_is_of(&receipt.payload, id);
+                call.receipt_len = 0;
             }
             (Polled::Ready(Err(outcome)), Some(call)) => {
                 assert_eq!((Some(end_of(&outcome, id)), call.has_receipt), (call.end, false));
@@ -267,6 +288,8 @@ impl World {
     }
 
     fn check(&self) {
+        let held = self.calls.values().map(|call| call.receipt_len + call.answer_len).sum::<usize>();
+        assert_eq!(self.table.held_len(), held);
         assert_eq!(self.table.len(), self.calls.len());
         assert_eq!(self.table.is_empty(), self.calls.is_empty());
         let is_watched = self.table.has_deadlines();
@@ -287,20 +310,26 @@ impl World {
     }
 }
 
+fn assert_is_of(payload: &[u8], id: u64) {
+    assert!(payload.chunks(8).all(|octets| octets == id.to_be_bytes()), "the octets of another call");
+}
+
 /// Checks that an outcome's octets are those of its own call.
 fn end_of(outcome: &Outcome, id: u64) -> End {
     match outcome {
         Outcome::Done => End::Done,
         Outcome::Response { payload, .. } => {
-            assert_eq!(**payload, id.to_be_bytes());
+            assert_is_of(payload, id);
             End::Response
         }
         Outcome::Nack { text, code } => {
-            assert_eq!((&**text, *code), (&id.to_be_bytes()[..], NackCode::HandlerError));
+            assert_is_of(text, id);
+            assert_eq!(*code, NackCode::HandlerError);
             End::Nack
         }
         Outcome::Lost { sent } => End::Lost { sent: *sent },
         Outcome::Expired => End::Expired,
+        Outcome::NoRoom => End::NoRoom,
         Outcome::Unexpected(kind) => End::Unexpected(*kind),
     }
 }
