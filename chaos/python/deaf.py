@@ -31,9 +31,7 @@ def main():
     socket = context.socket(zmq.DEALER)
     socket.linger = 0
     socket.sndtimeo = 50
-    # Heartbeats of its own, as a careful program has: back-pressure must not look like death.
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 500)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 2000)
+    # No heartbeats: libzmq ends its own link when it stops reading, and then fails an assertion (its issue 3937).
     socket.connect(endpoint)
     socket.send_multipart(call(0, 64))
     if not socket.poll(20_000):

@@ -229,9 +229,10 @@ fn hung_receiver(form: Form) -> Result<Figures> {
     block_on(2, async {
         let mut figures = Figures::new();
         let (mut sender, mut receiver) = (Node::start().await?, Node::start().await?);
+        // It comes first, so that it is granted much.
+        let peer: Vec<u8> = sender.tell(&Order::Connect(receiver.address), "its peer", PATIENCE).await?;
         let mut healthy =
             Healthy::start(receiver.address, form.pick(Duration::from_secs(1), PATIENCE / 4)).await?;
-        let peer: Vec<u8> = sender.tell(&Order::Connect(receiver.address), "its peer", PATIENCE).await?;
         sender.watch()?;
         receiver.watch()?;
         healthy.disturbed_from_now().await?;

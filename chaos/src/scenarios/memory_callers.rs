@@ -51,9 +51,9 @@ pub(super) fn deaf_caller(form: Form) -> Result<Figures> {
     block_on(2, async {
         let mut figures = Figures::new();
         let mut callee = Node::start().await?;
+        let mut deaf = DeafPeer::start(callee.address, 1)?;
         let mut healthy =
             Healthy::start(callee.address, form.pick(Duration::from_secs(1), PATIENCE / 4)).await?;
-        let mut deaf = DeafPeer::start(callee.address, 1)?;
         callee.watch()?;
         healthy.disturbed_from_now().await?;
         let (messages, _) = deaf.granted()?;

@@ -232,16 +232,21 @@ impl Rounds {
         Ok(Self { peers, total: offer.total, time, began: Instant::now(), offered: Offered::default() })
     }
 
-    /// The lengths of the next round; empty when all is offered. Short ones first: they find room.
+    /// The lengths of the next round, well mixed; empty when all is offered.
+    #[allow(clippy::cast_precision_loss, reason = "no count here reaches 2^53")]
     async fn next(&self) -> Vec<usize> {
-        #[allow(clippy::cast_precision_loss, reason = "no count here reaches 2^53")]
         let due = self.time.mul_f64(self.offered.octets as f64 / self.total as f64);
         tokio::time::sleep(due.saturating_sub(self.began.elapsed())).await;
         if self.offered.octets >= self.total {
             return Vec::new();
         }
         let count = |len: usize| if len == SIZES[0] { ROUND_LEN / 8 / len } else { ROUND_LEN / len };
-        SIZES.into_iter().flat_map(|len| std::iter::repeat_n(len, count(len))).collect()
+        let mut places: Vec<(f64, usize)> = SIZES
+            .into_iter()
+            .flat_map(|len| (0..count(len)).map(move |n| ((n as f64 + 0.5) / count(len) as f64, len)))
+            .collect();
+        places.sort_by(|one, other| one.0.total_cmp(&other.0));
+        places.into_iter().map(|(_, len)| len).collect()
     }
 
     /// Whom the next attempt is for, and whether it waits.
