@@ -111,7 +111,10 @@ pub(super) fn time_to_close(client: &mut RawClient, what: &str) -> Result<Durati
 pub(super) fn still_serves(client: &mut RawClient) -> Result<bool> {
     const ID: u64 = 0x5E5E;
     let call = Header { codec: 1, ..Header::message(mode::RESPONSE, ID, "double") };
-    client.write(&call.with_payload(b"21"))?;
+    match client.write(&call.with_payload(b"21")) {
+        Err(error) if crate::raw::is_closed(&error) => return Ok(false),
+        written => written?,
+    }
     loop {
         match client.read_message() {
             Ok(frames) => {

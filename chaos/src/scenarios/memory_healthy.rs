@@ -45,53 +45,60 @@ struct Counts {
     health_slowest_us: u64,
 }
 
-/// Healthy peers at work, and the rate that they have undisturbed.
+/// Healthy peers of a node that is misused, and as many of one that nobody else knows: what slows both down is the
+/// machine's other work, and no fault of the node's.
 #[derive(Debug)]
 pub(super) struct Healthy {
-    process: Process,
-    rate: f64,
+    peers: Process,
+    undisturbed: Process,
+    _node: Process,
     began: Instant,
 }
 
 impl Healthy {
-    /// Starts them and measures their rate for `time`.
+    /// Starts them, and lets them find their pace for `time`.
     pub(super) async fn start(address: SocketAddr, time: Duration) -> Result<Self> {
-        let mut process = Process::start("memory_healthy", &address)?;
-        process.line("that they are connected", PATIENCE).await?;
-        let mut healthy = Self { process, rate: 0.0, began: Instant::now() };
-        healthy.disturbed_from_now().await?;
+        let mut peers = Process::start("memory_healthy", &address)?;
+        peers.line("that they are connected", PATIENCE).await?;
+        let mut node = Process::start("memory_node", &())?;
+        let address: SocketAddr = node.line("its address", PATIENCE).await?.parse()?;
+        let mut undisturbed = Process::start("memory_healthy", &address)?;
+        undisturbed.line("that they are connected", PATIENCE).await?;
         tokio::time::sleep(time).await;
-        let counts = healthy.counts().await?;
-        healthy.rate = per_second(counts.answered, healthy.began.elapsed());
-        Ok(healthy)
+        Ok(Self { peers, undisturbed, _node: node, began: Instant::now() })
     }
 
     /// What they did before no longer counts.
     pub(super) async fn disturbed_from_now(&mut self) -> Result<()> {
-        self.counts().await?;
+        counts(&mut self.peers).await?;
+        counts(&mut self.undisturbed).await?;
         self.began = Instant::now();
         Ok(())
     }
 
     /// What they have kept of their rate since.
     pub(super) async fn report(&mut self, figures: &mut Figures) -> Result<()> {
-        let counts = self.counts().await?;
-        let rate = per_second(counts.answered, self.began.elapsed());
+        let found = counts(&mut self.peers).await?;
+        let control = counts(&mut self.undisturbed).await?;
         let ms = |us: u64| Duration::from_micros(us).as_secs_f64() * 1e3;
-        figures.add("healthy peers' calls before", self.rate, "/s", Limit::Free);
-        figures.add("rate kept", 100.0 * rate / self.rate, "%", Limit::AtLeast(RATE_MIN_PERCENT));
-        figures.count("healthy peers' calls failed", counts.failed, Limit::Exactly(0.0));
-        figures.add("healthy peers' slowest call", ms(counts.slowest_us), "ms", Limit::Free);
-        figures.count("health checks answered", counts.health_answered, Limit::AtLeast(1.0));
+        let rate = |counts: &Counts| per_second(counts.answered, self.began.elapsed());
+        figures.add("healthy peers' calls", rate(&found), "/s", Limit::Free);
+        figures.add("the same of an undisturbed node", rate(&control), "/s", Limit::Free);
+        let kept = 100.0 * rate(&found) / rate(&control);
+        figures.add("rate kept", kept, "%", Limit::AtLeast(RATE_MIN_PERCENT));
+        figures.count("healthy peers' calls failed", found.failed, Limit::Exactly(0.0));
+        figures.add("healthy peers' slowest call", ms(found.slowest_us), "ms", Limit::Free);
+        figures.add("slowest call of the others", ms(control.slowest_us), "ms", Limit::Free);
+        figures.count("health checks answered", found.health_answered, Limit::AtLeast(1.0));
         let limit = Limit::AtMost(HEALTH_MAX_MS);
-        figures.add("slowest health check", ms(counts.health_slowest_us), "ms", limit);
+        figures.add("slowest health check", ms(found.health_slowest_us), "ms", limit);
         Ok(())
     }
+}
 
-    async fn counts(&mut self) -> Result<Counts> {
-        self.process.order("count")?;
-        self.process.json("their counts", PATIENCE).await
-    }
+async fn counts(healthy: &mut Process) -> Result<Counts> {
+    healthy.order("count")?;
+    healthy.json("their counts", PATIENCE).await
 }
 
 #[allow(clippy::cast_precision_loss, reason = "no count here reaches 2^53")]
