@@ -50,4 +50,5 @@ scenarios! {
     mutual_floods,
     ring_of_eight,
     all_to_all_of_eight,
+    rolling_restart,
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::scenario::Group;
 
 pub mod deadlock;
+pub mod drain;
 pub mod faults;
 pub mod order;
 pub mod panics;
@@ -16,6 +17,7 @@ pub const GROUPS: &[&Group] = &[
     &order::GROUP,
     &panics::GROUP,
     &deadlock::GROUP,
+    &drain::GROUP,
 ];
 
 /// The longest that anything may take which is meant to happen at once and whose time is not the point.
