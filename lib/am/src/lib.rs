@@ -55,6 +55,8 @@
 
 #[cfg(feature = "runtime")]
 mod api;
+#[cfg(feature = "runtime")]
+mod clock;
 pub mod endpoint;
 pub mod error;
 pub mod id;

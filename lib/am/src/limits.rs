@@ -25,6 +25,9 @@ pub struct Limits {
     pub credit_bytes: u64,
     /// Unfinished calls of system handlers that a peer may have with us, besides its other credit. Default 64.
     pub system_calls_max: u32,
+    /// Octets that a node holds for all its peers together: what it grants them, and what it has queued for or got
+    /// from them besides. Default 256 MiB, at least 64 KiB: 16 peers at their most, or 8192 at their least.
+    pub budget_len_max: u64,
     /// Calls that may wait for an answer on one link. Default 65536: eight times a peer's credit.
     pub pending_calls_max: usize,
     /// Octets queued on a link above which answers wait. Default 1 MiB: 16 writes of a full chunk.
@@ -38,14 +41,23 @@ pub struct Limits {
     pub handlers_max: usize,
     /// Links of a node. Default 16384.
     pub links_max: usize,
-    /// Connections that are accepted and have not shaken hands. Default 1024.
+    /// Connections that are accepted and have not shaken hands; the oldest makes place for one more. Default 1024:
+    /// at 8 KiB each, 8 MiB for whoever reaches the port.
     pub pending_handshakes_max: usize,
+    /// The same for one address; more are closed. Addresses of this machine and unix sockets are not counted.
+    /// Default 64.
+    pub pending_handshakes_per_address_max: usize,
     /// Calls of `_wait_for_handler` that wait on this node. Default 1024.
     pub handler_waiters_max: usize,
     /// A call's deadline unless it sets one. Default 30 s.
     pub request_timeout: Duration,
     /// `connect` ends by then. Default 5 s.
     pub connect_timeout: Duration,
+    /// Dialling one endpoint ends by then, if nothing answers there at all. Default 2 s: two lost SYNs.
+    pub dial_timeout: Duration,
+    /// How long a peer that is linked already has to show that it lives, when another process claims its id.
+    /// Default 1 s.
+    pub identity_probe_timeout: Duration,
     /// A connection that has not shaken hands by then is closed. Default 5 s, absolute.
     pub handshake_timeout: Duration,
     /// `shutdown` waits so long for running handlers. Default 5 s.
@@ -68,6 +80,7 @@ impl Default for Limits {
             credit_messages: 8192,
             credit_bytes: 16 * MIB,
             system_calls_max: 64,
+            budget_len_max: 256 * MIB,
             pending_calls_max: 65_536,
             send_buffer_len_max: 1 << 20,
             handler_concurrency: 1024,
@@ -75,9 +88,12 @@ impl Default for Limits {
             handlers_max: 4096,
             links_max: 16_384,
             pending_handshakes_max: 1024,
+            pending_handshakes_per_address_max: 64,
             handler_waiters_max: 1024,
             request_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(5),
+            dial_timeout: Duration::from_secs(2),
+            identity_probe_timeout: Duration::from_secs(1),
             handshake_timeout: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(5),
             ping_after: Duration::from_secs(1),

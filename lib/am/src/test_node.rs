@@ -1,10 +1,11 @@
-//! For tests of handlers: [`TestNode`], a node without sockets.
+//! For tests of handlers: [`TestNode`], a node without sockets; and nodes whose chance is seeded.
 
 use crate::api::call_error::CallError;
 use crate::api::codec::{Decode, Encode};
 use crate::api::handler::Handler;
 use crate::error::{RegisterError, StartError};
-use crate::runtime::manager::ActiveMessageManager;
+use crate::runtime::chance::Chance;
+use crate::runtime::manager::{ActiveMessageManager, ManagerBuilder};
 
 /// Runs single handlers as a node would, without sockets or peers: the caller is the node itself.
 ///
@@ -50,5 +51,14 @@ impl TestNode {
         let name = handler.name().to_owned();
         node.register(handler)?;
         Ok(node.client().myself().call(&name, payload).await?)
+    }
+}
+
+impl ManagerBuilder {
+    /// Draws all random numbers (ids, pauses before redials) from this seed, so that a simulation can be repeated.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.chance = Chance(Some(parking_lot::Mutex::new(rand::SeedableRng::seed_from_u64(seed))));
+        self
     }
 }

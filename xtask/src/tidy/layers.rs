@@ -11,13 +11,14 @@ const SOURCES: &str = "lib/am/src/";
 /// Every layer may use these, and they only each other.
 const BOTTOM: [&str; 4] = ["error", "limits", "id", "endpoint"];
 /// Each layer, with all that it may use besides itself and the bottom.
-const LAYERS: [(&str, &[&str]); 7] = [
+const LAYERS: [(&str, &[&str]); 8] = [
+    ("clock", &[]),
     ("wire", &[]),
     ("proto", &["wire"]),
-    ("api", &["proto", "wire"]),
-    ("transport", &["proto", "wire"]),
-    ("zmq", &["transport", "proto", "wire"]),
-    ("runtime", &["zmq", "transport", "api", "proto", "wire"]),
+    ("api", &["clock", "proto", "wire"]),
+    ("transport", &["clock", "proto", "wire"]),
+    ("zmq", &["clock", "transport", "proto", "wire"]),
+    ("runtime", &["clock", "zmq", "transport", "api", "proto", "wire"]),
     ("test_node", &["runtime", "api"]),
 ];
 const PURE: [&str; 2] = ["wire", "proto"];

@@ -15,6 +15,7 @@ use super::status::{
 };
 use crate::api::call_error::{CallError, CallInfo, Refusal, TrySendError};
 use crate::api::control::check_name;
+use crate::clock;
 use crate::proto::outgoing::Outgoing;
 use crate::wire::codes::Codec;
 use crate::wire::extras::encode_extras;
@@ -246,7 +247,7 @@ impl<M: Mode, P: Encode + ?Sized> MessageBuilder<'_, M, P> {
         let deadline = tell.then(|| self.scope.deadline(timeout));
         let time_left_ms = deadline.map(|deadline| match &self.scope {
             Scope::Root => millis(timeout),
-            Scope::Nested(_) => millis(deadline.saturating_duration_since(std::time::Instant::now())),
+            Scope::Nested(_) => millis(deadline.saturating_duration_since(clock::now())),
         });
         let codec = sent_codec(self.payload, self.codec);
         with_encoded(self.payload, codec, |source| {

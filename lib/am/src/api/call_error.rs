@@ -159,6 +159,14 @@ pub enum CallError {
         /// Whether the handler can have run.
         maybe_executed: bool,
     },
+    /// The handler has answered, and this node had no memory for the answer: see `Limits::budget_len_max`.
+    #[error("there was no memory for the answer of {call}; the handler {}", may_have_run(*maybe_executed))]
+    Overloaded {
+        /// Which call.
+        call: Box<CallInfo>,
+        /// Whether the handler can have run.
+        maybe_executed: bool,
+    },
     /// The call was cancelled: by the call it was nested in, or at the peer.
     #[error("{call} was cancelled; the handler {}", may_have_run(*maybe_executed))]
     Cancelled {
@@ -189,6 +197,7 @@ impl CallError {
             Self::NotSent { .. } | Self::Refused { .. } => true,
             Self::PeerLost { maybe_executed, .. }
             | Self::DeadlineExceeded { maybe_executed, .. }
+            | Self::Overloaded { maybe_executed, .. }
             | Self::Cancelled { maybe_executed, .. } => !*maybe_executed,
             Self::HandlerError { .. }
             | Self::HandlerPanicked { .. }
@@ -203,7 +212,7 @@ impl CallError {
         match self {
             Self::NotSent { transient, .. } => *transient,
             Self::Refused { reason, .. } => reason.is_transient(),
-            Self::PeerLost { .. } | Self::DeadlineExceeded { .. } => true,
+            Self::PeerLost { .. } | Self::DeadlineExceeded { .. } | Self::Overloaded { .. } => true,
             _ => false,
         }
     }
@@ -219,6 +228,7 @@ impl CallError {
             | Self::BadResponse { call, .. }
             | Self::PeerLost { call, .. }
             | Self::DeadlineExceeded { call, .. }
+            | Self::Overloaded { call, .. }
             | Self::Cancelled { call, .. }
             | Self::Protocol { call, .. } => call,
         }

@@ -12,6 +12,7 @@ use super::port::{NodePort, Port, PortError, Probe, Waiting};
 use super::status::{FireAndForget, MessageStatus};
 use crate::api::call_error::CallError;
 use crate::api::control::check_name;
+use crate::clock;
 use crate::endpoint::{Endpoint, EndpointError};
 use crate::error::ConnectError;
 use crate::id::InstanceId;
@@ -35,7 +36,7 @@ impl Scope {
 
     /// The deadline of a call that asks for `timeout`: never later than the outer call's.
     pub(crate) fn deadline(&self, timeout: Duration) -> Instant {
-        let own = Instant::now() + timeout;
+        let own = clock::now() + timeout;
         match self {
             Self::Root => own,
             Self::Nested(request) => own.min(request.deadline),

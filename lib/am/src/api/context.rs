@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::client::{Client, Scope};
 use super::control::MessageId;
 use super::port::NodePort;
+use crate::clock;
 use crate::endpoint::Endpoint;
 use crate::id::{Incarnation, InstanceId};
 use crate::wire::codes::{Codec, DeliveryMode};
@@ -184,7 +185,7 @@ impl ActiveMessageContext {
     /// How long the caller still waits; zero when it does no more.
     #[must_use]
     pub fn time_left(&self) -> Duration {
-        self.0.deadline.saturating_duration_since(Instant::now())
+        self.0.deadline.saturating_duration_since(clock::now())
     }
 
     /// The sender's trace context, if it gave one.
@@ -281,7 +282,7 @@ impl InlineContext<'_> {
     /// How long the caller still waits; `None` when it did not say.
     #[must_use]
     pub fn time_left(&self) -> Option<Duration> {
-        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+        self.deadline.map(|deadline| deadline.saturating_duration_since(clock::now()))
     }
 
     /// A client. An inline handler runs on the link's reading task, so it may only `try_send`.

@@ -36,6 +36,13 @@ pub enum LinkEvent {
         /// Who is there now.
         new: InstanceId,
     },
+    /// A process was turned away that says it is this peer, or this node itself, while that one is alive.
+    Refused {
+        /// Whose id it claims.
+        peer: InstanceId,
+        /// Why, in words.
+        reason: String,
+    },
     /// Dialling again failed; it goes on.
     RedialFailed {
         /// Who.

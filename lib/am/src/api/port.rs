@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::link_event::LinkEvents;
+use crate::clock;
 use crate::endpoint::Endpoint;
 use crate::error::ConnectError;
 use crate::id::{Incarnation, InstanceId};
@@ -86,7 +87,7 @@ impl Waiting {
             mode: message.mode,
             codec: message.codec,
             depth: message.depth,
-            deadline: message.deadline.unwrap_or_else(|| Instant::now() + timeout),
+            deadline: message.deadline.unwrap_or_else(|| clock::now() + timeout),
             tell_deadline: message.time_left_ms.is_some(),
             trace: message.trace,
             extras: message.extras.map(<[u8]>::to_vec),

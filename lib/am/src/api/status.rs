@@ -315,6 +315,7 @@ impl Call {
                 transient: true,
             },
             Outcome::Lost { sent: true } => CallError::PeerLost { call, maybe_executed: true },
+            Outcome::NoRoom => CallError::Overloaded { call, maybe_executed: true },
             Outcome::Expired => CallError::DeadlineExceeded { call, maybe_executed: true },
             Outcome::Unexpected(kind) => {
                 CallError::Protocol { call, reason: format!("{kind} was not asked for") }

@@ -179,13 +179,14 @@ pub struct ReceiveCredit {
     window: Totals,
     finished: Totals,
     told: Totals,
+    told_window: Totals,
 }
 
 impl ReceiveCredit {
     /// Grants `window` from the start.
     #[must_use]
     pub fn new(window: Totals) -> Self {
-        Self { window, finished: Totals::default(), told: Totals::default() }
+        Self { window, finished: Totals::default(), told: Totals::default(), told_window: window }
     }
 
     /// Counts messages that are finished.
@@ -203,19 +204,23 @@ impl ReceiveCredit {
     /// Whether the peer should hear of finished messages with the next write.
     #[must_use]
     pub fn is_owed(&self) -> bool {
-        self.finished != self.told
+        self.finished != self.told || self.window != self.told_window
     }
 
-    /// Whether so much is owed (a quarter of the window) that it is worth a write of its own.
+    /// Whether so much is owed (a quarter of the window, or a larger window) that it is worth a write of its own.
     #[must_use]
     pub fn is_urgent(&self) -> bool {
+        if self.window != self.told_window {
+            return true;
+        }
         let owed = self.finished.since(self.told);
-        !owed.is_zero() && (owed.messages * 4 >= self.window.messages || owed.bytes * 4 >= self.window.bytes)
+        !owed.is_zero() && (owed.messages >= self.window.messages / 4 || owed.bytes >= self.window.bytes / 4)
     }
 
     /// The totals of a Credit frame that leaves now: finished and granted.
     pub fn take_frame(&mut self) -> (Totals, Totals) {
         self.told = self.finished;
+        self.told_window = self.window;
         (self.told, self.granted())
     }
 
@@ -223,8 +228,23 @@ impl ReceiveCredit {
     #[must_use]
     pub fn granted(&self) -> Totals {
         let mut granted = self.told;
-        granted.add(self.window);
+        granted.add(self.told_window);
         granted
+    }
+
+    /// The peer may have this much unfinished from the next frame on. A smaller window is ignored: grants never
+    /// shrink.
+    pub fn grow(&mut self, window: Totals) {
+        self.window.messages = self.window.messages.max(window.messages);
+        self.window.bytes = self.window.bytes.max(window.bytes);
+    }
+
+    /// Whether a peer that has sent `received` in all uses its window up: less than an eighth of it is left.
+    #[must_use]
+    pub fn is_used_up_by(&self, received: Totals) -> bool {
+        let left = self.granted().since(received);
+        left.messages < self.told_window.messages.div_ceil(8)
+            || left.bytes < self.told_window.bytes.div_ceil(8)
     }
 }
 
@@ -304,6 +324,30 @@ mod tests {
         assert_eq!(sender.handle_grant(totals(1, 10), totals(7, 1010)), Err(CreditViolation::Shrinking));
         assert_eq!(sender.handle_grant(totals(1, 10), totals(9, 1010)), Ok(false));
         assert_eq!(sender.handle_grant(totals(0, 10), totals(9, 1010)), Err(CreditViolation::Shrinking));
+    }
+
+    #[test]
+    fn a_claimed_length_of_any_size_is_counted_and_given_back() {
+        let mut credit = ReceiveCredit::new(totals(8, 1000));
+        credit.finish(Totals::one(u64::MAX));
+        credit.finish(Totals::one(1));
+        assert!(credit.is_owed() && credit.is_urgent());
+        assert_eq!(credit.take_frame(), (totals(2, u64::MAX), totals(10, u64::MAX)));
+    }
+
+    #[test]
+    fn a_window_grows_with_the_frame_that_tells_it() {
+        let mut credit = ReceiveCredit::new(totals(8, 800));
+        let mut sender = SendCredit::new(totals(8, 800));
+        assert!(!credit.is_used_up_by(totals(7, 700)) && credit.is_used_up_by(totals(8, 100)));
+        credit.grow(totals(16, 1600));
+        assert_eq!(credit.granted(), totals(8, 800));
+        assert!(credit.is_owed() && credit.is_urgent());
+        let (finished, granted) = credit.take_frame();
+        assert_eq!((finished, granted), (totals(0, 0), totals(16, 1600)));
+        assert!(sender.handle_grant(finished, granted).is_ok() && !credit.is_owed());
+        credit.grow(totals(1, 1));
+        assert!(!credit.is_owed());
     }
 
     #[test]

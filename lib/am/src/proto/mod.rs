@@ -3,6 +3,7 @@
 //! Time comes in as an argument, wakers as a type parameter, so each machine is tested without a runtime.
 
 pub mod backoff;
+pub mod budget;
 pub mod credit;
 pub mod outgoing;
 pub mod payload;

@@ -50,6 +50,16 @@ impl Payload {
         }
     }
 
+    /// Its octets that are on the heap: all or none.
+    #[inline]
+    #[must_use]
+    pub fn heap_len(&self) -> usize {
+        match &self.0 {
+            Repr::Heap(bytes) => bytes.len(),
+            Repr::Short { .. } => 0,
+        }
+    }
+
     /// The bytes, shared where they already are on the heap.
     #[must_use]
     pub fn into_bytes(self) -> Bytes {

@@ -45,6 +45,8 @@ pub enum Outcome {
     },
     /// The deadline passed first.
     Expired,
+    /// The handler has answered, and there was no memory for its answer.
+    NoRoom,
     /// A reply of a kind that was not asked for.
     Unexpected(Kind),
 }
@@ -87,6 +89,8 @@ pub struct Pending<W> {
     limit: usize,
     /// No call's deadline is earlier, so a sweep before it has nothing to do.
     earliest: Option<Instant>,
+    /// Octets on the heap of answers that their callers have not taken.
+    held_len: usize,
 }
 
 #[derive(Debug)]
@@ -106,11 +110,32 @@ struct Call<W> {
     outcome: Option<Outcome>,
 }
 
+impl<W> Call<W> {
+    /// Octets on the heap of its answers.
+    #[inline]
+    fn heap_len(&self) -> usize {
+        self.receipt.as_ref().map_or(0, |receipt| receipt.payload.heap_len())
+            + self.outcome.as_ref().map_or(0, Outcome::heap_len)
+    }
+}
+
+impl Outcome {
+    /// Octets on the heap that come with it.
+    #[inline]
+    #[must_use]
+    fn heap_len(&self) -> usize {
+        match self {
+            Self::Response { payload, .. } | Self::Nack { text: payload, .. } => payload.heap_len(),
+            Self::Done | Self::Lost { .. } | Self::Expired | Self::NoRoom | Self::Unexpected(_) => 0,
+        }
+    }
+}
+
 impl<W> Pending<W> {
     /// An empty table for at most `limit` calls; slots are made as they are needed.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), limit, earliest: None }
+        Self { slots: Vec::new(), free: Vec::new(), limit, earliest: None, held_len: 0 }
     }
 
     /// Calls in the table, answered ones that were not yet taken included.
@@ -148,10 +173,17 @@ impl<W> Pending<W> {
         Ok(u64::from(slot.generation) << 32 | u64::from(index))
     }
 
+    /// Octets on the heap of answers that their callers have not taken.
+    #[must_use]
+    pub const fn held_len(&self) -> usize {
+        self.held_len
+    }
+
     /// Takes a reply. `None` when nobody waits for it any more; else the waiter to wake, if one is there yet.
     #[inline]
     pub fn handle_reply(&mut self, id: u64, reply: Reply) -> Option<Option<W>> {
         let call = self.find(id)?;
+        let held_before = call.heap_len();
         if call.outcome.is_some() {
             return None;
         }
@@ -171,8 +203,12 @@ impl<W> Pending<W> {
             }
             (Reply::Response { .. }, _) => call.outcome = Some(Outcome::Unexpected(Kind::Response)),
             (Reply::Nack { code, text }, _) => call.outcome = Some(Outcome::Nack { code, text }),
+            (Reply::NoRoom, _) => call.outcome = Some(Outcome::NoRoom),
         }
-        Some(call.waiter.take())
+        let more = call.heap_len() - held_before;
+        let waiter = call.waiter.take();
+        self.held_len += more;
+        Some(waiter)
     }
 
     /// Whether a call of that id has no end yet.
@@ -187,6 +223,7 @@ impl<W> Pending<W> {
         let Some(call) = self.find(id) else { return Polled::Gone };
         match call.outcome.take() {
             Some(outcome) => {
+                self.held_len -= outcome.heap_len();
                 self.free(id);
                 Polled::Ready(outcome)
             }
@@ -205,10 +242,12 @@ impl<W> Pending<W> {
     ) -> Polled<Result<ReceiptReply, Outcome>> {
         let Some(call) = self.find(id) else { return Polled::Gone };
         if let Some(receipt) = call.receipt.take() {
+            self.held_len -= receipt.payload.heap_len();
             return Polled::Ready(Ok(receipt));
         }
         match call.outcome.take() {
             Some(outcome) => {
+                self.held_len -= outcome.heap_len();
                 self.free(id);
                 Polled::Ready(Err(outcome))
             }
@@ -277,7 +316,7 @@ impl<W> Pending<W> {
     fn free(&mut self, id: u64) {
         let index = id as u32;
         if let Some(slot) = self.slots.get_mut(index as usize) {
-            slot.call = None;
+            self.held_len -= slot.call.take().map_or(0, |call| call.heap_len());
             slot.generation = slot.generation.wrapping_add(1) & GENERATION_MASK;
             self.free.push(index);
         }
@@ -305,6 +344,22 @@ pub enum Reply {
         /// Its text.
         text: Payload,
     },
+    /// An answer came, and there was no memory for it.
+    NoRoom,
+}
+
+impl Reply {
+    /// Octets on the heap that come with it.
+    #[inline]
+    #[must_use]
+    pub fn heap_len(&self) -> usize {
+        match self {
+            Self::Receipt(ReceiptReply { payload, .. })
+            | Self::Response { payload, .. }
+            | Self::Nack { text: payload, .. } => payload.heap_len(),
+            Self::Ack | Self::NoRoom => 0,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -314,6 +369,28 @@ mod tests {
     use super::*;
 
     type Table = Pending<u32>;
+
+    #[test]
+    fn answers_are_counted_until_they_are_taken() {
+        let mut table = Table::new(8);
+        let payload = || Payload::copy_from(&[7; 1000]);
+        let response = || Reply::Response { codec: Codec::Raw, payload: payload() };
+        let receipt = || Reply::Receipt(ReceiptReply { status: 0, codec: Codec::Raw, payload: payload() });
+        let both = table.insert(DeliveryMode::WithReceiptAndResponse, later(), 0).unwrap();
+        let one = table.insert(DeliveryMode::WithResponse, later(), 0).unwrap();
+        let wrong = table.insert(DeliveryMode::Confirmed, later(), 0).unwrap();
+        table.handle_reply(both, receipt());
+        table.handle_reply(both, response());
+        table.handle_reply(both, response());
+        table.handle_reply(one, response());
+        table.handle_reply(wrong, response());
+        assert_eq!(table.held_len(), 3000);
+        assert!(matches!(table.poll_receipt(both, |_| 0), Polled::Ready(Ok(_))));
+        assert_eq!(table.held_len(), 2000);
+        assert!(matches!(table.poll_outcome(both, |_| 0), Polled::Ready(Outcome::Response { .. })));
+        table.abandon(one);
+        assert_eq!(table.held_len(), 0);
+    }
 
     fn later() -> Instant {
         Instant::now() + Duration::from_secs(5)

@@ -16,6 +16,11 @@ pub(crate) struct Counters {
     pub(crate) late_replies: Counter,
     pub(crate) protocol_errors: Counter,
     pub(crate) expired: Counter,
+    pub(crate) links_without_memory: Counter,
+    pub(crate) identities_refused: Counter,
+    pub(crate) redials_failed: Counter,
+    pub(crate) handshakes_evicted: Counter,
+    pub(crate) handshakes_refused: Counter,
 }
 
 impl fmt::Debug for Counters {
@@ -36,6 +41,11 @@ impl Counters {
             late_replies: counter!("dynamo_am_late_replies_total"),
             protocol_errors: counter!("dynamo_am_protocol_errors_total"),
             expired: counter!("dynamo_am_messages_expired_total"),
+            links_without_memory: counter!("dynamo_am_links_without_memory_total"),
+            identities_refused: counter!("dynamo_am_identities_refused_total"),
+            redials_failed: counter!("dynamo_am_redials_failed_total"),
+            handshakes_evicted: counter!("dynamo_am_handshakes_evicted_total"),
+            handshakes_refused: counter!("dynamo_am_handshakes_refused_total"),
         }
     }
 }

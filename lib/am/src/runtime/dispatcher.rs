@@ -5,7 +5,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::dispatch::batch::{BatchRule, spawn_blocking};
 use super::dispatch::gate::Entered;
@@ -20,6 +20,7 @@ use crate::api::context::{InlineContext, Request, Sender};
 use crate::api::control::{EXTRA_KIND, EXTRA_REQUEST, EXTRA_RESPONSE, ResponseType};
 use crate::api::handler_call::{Failure, HandlerCall, InlineFn, InlineReply};
 use crate::api::port::NodePort;
+use crate::clock;
 use crate::proto::credit::Charge;
 use crate::proto::payload::Payload;
 use crate::transport::link::{Answer, AnswerBody, Link, Received};
@@ -198,13 +199,15 @@ impl Dispatcher {
             mode,
             entry.name.clone(),
             self.sender.clone(),
-            Instant::now() + time_left,
+            clock::now() + time_left,
             self.node_port.clone(),
         );
         request.mode = mode;
+        let (payload, hold) = payload.into_payload();
         let job = Job {
             request: Arc::new(request),
-            payload: payload.into_payload(),
+            payload,
+            hold,
             envelope: envelope.into(),
             link: self.link.clone(),
             running: self.running.clone(),
@@ -328,7 +331,7 @@ impl InlineRun<'_> {
         let Self { here, entry, call, payload } = self;
         let &Incoming { header, mode, envelope, charge } = message;
         scratch.clear();
-        let deadline = header.deadline_ms.map(|left| Instant::now() + Duration::from_millis(left.into()));
+        let deadline = header.deadline_ms.map(|left| clock::now() + Duration::from_millis(left.into()));
         let context = InlineContext { header, sender: here.sender, node: here.node, deadline };
         let mut reply =
             InlineReply { is_wanted: mode.wants_response(), codec: header.codec, scratch, shared: None };

@@ -1,5 +1,6 @@
 //! Those who wait for a handler to be registered: told at registration, not by polling, and at no task's cost.
 
+use crate::clock;
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -45,7 +46,7 @@ impl HandlerWaiters {
             let mut state = self.state.lock();
             if is_there() {
                 Some(true)
-            } else if state.is_over || deadline <= Instant::now() {
+            } else if state.is_over || deadline <= clock::now() {
                 Some(false)
             } else if state.waiters.len() >= self.count_max {
                 return Err(tell);

@@ -1,22 +1,28 @@
 //! A link's life: from a finished handshake, through its two tasks, to what is left to say when it has ended.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::message_router::MessageRouter;
-use super::network_client::redial;
 use super::node::{LinkEntry, Node};
 use super::peer::PeerCore;
+use super::redial::redial;
 use super::running::Running;
 use super::shutdown::farewell;
 use crate::api::context::Sender;
 use crate::api::link_event::LinkEvent;
 use crate::api::port::{Port, PortError};
+use crate::clock;
 use crate::endpoint::Endpoint;
 use crate::id::{Incarnation, InstanceId};
+use crate::proto::budget::Grant;
 use crate::transport::ByteStream;
 use crate::transport::link::{Link, LinkEnd, reader};
 use crate::wire::answer::PeerClass;
 use crate::wire::zmtp::properties::{Hello, SocketType};
+
+/// A link that has lasted so long was a good one: should it be lost, redialling starts with short pauses again.
+const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 
 /// How a link came about.
 #[derive(Debug, Clone)]
@@ -34,6 +40,8 @@ pub(crate) struct Shaken {
     pub(crate) stream: ByteStream,
     pub(crate) hello: Hello,
     pub(crate) leftover: Vec<u8>,
+    /// What the peer may have unfinished here.
+    pub(crate) grant: Arc<Grant>,
     pub(crate) origin: Origin,
     /// The short way to a peer that is linked already: it replaces that link.
     pub(crate) is_shortcut: bool,
@@ -41,16 +49,16 @@ pub(crate) struct Shaken {
 
 /// Makes a link of a stream and starts its tasks. Gives its peer.
 pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId) -> Arc<PeerCore> {
-    let Shaken { stream, hello, leftover, origin, is_shortcut } = shaken;
+    let Shaken { stream, hello, leftover, grant, origin, is_shortcut } = shaken;
     let is_own = hello.own.is_some();
     let incarnation = hello.own.as_ref().map_or(Incarnation::from_bytes([0; 16]), |own| own.incarnation);
     let endpoints: Vec<Endpoint> =
         hello.own.iter().flat_map(|own| &own.endpoints).filter_map(|text| text.parse().ok()).collect();
     let number = node.next_link_number();
     let dialled = matches!(origin, Origin::Dialled { .. });
-    let settings = node.link_settings(&hello, dialled);
+    let settings = node.link_settings(&hello, dialled, &grant);
     let link = Link::new(number, settings, stream.writer, node.ticks.clone());
-    let running = Arc::new(Running::default());
+    let running = Arc::new(Running::new(grant));
     let entry = LinkEntry { link: link.clone(), running: running.clone(), takes_ping: hello.minor > 0 };
     let sender = Arc::new(Sender {
         instance,
@@ -86,7 +94,14 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
     if !matches!(origin, Origin::Myself) && peer.announce(true) {
         node.emit(LinkEvent::Up { peer: instance, is_own });
     }
-    let life = Life { node: node.clone(), peer: peer.clone(), link: link.clone(), running, is_over: false };
+    let life = Life {
+        node: node.clone(),
+        peer: peer.clone(),
+        link: link.clone(),
+        running,
+        since: clock::now(),
+        is_over: false,
+    };
     let came_by = origin.clone();
     let busy_poll = node.settings.busy_poll;
     node.spawner.spawn(async move {
@@ -133,7 +148,7 @@ fn settle_peer(
     };
     if peer.incarnation() != incarnation {
         for old in peer.links() {
-            old.end(LinkEnd::Closed);
+            old.end(LinkEnd::Replaced);
             peer.detach(&old, true);
         }
     }
@@ -172,6 +187,7 @@ struct Life {
     peer: Arc<PeerCore>,
     link: Arc<Link>,
     running: Arc<Running>,
+    since: Instant,
     is_over: bool,
 }
 
@@ -182,6 +198,9 @@ impl Life {
         let (node, peer, link) = (&self.node, &self.peer, &self.link);
         let pending_calls = link.pending_calls() as u64;
         let unsent_len = link.waiting_len() as u64;
+        if clock::now().duration_since(self.since) >= HEALTHY_AFTER {
+            peer.redial_soon();
+        }
         let reason = link.end_reason().cloned().unwrap_or(end);
         let is_last = self.close(reason.clone());
         if matches!(origin, Origin::Myself) || node.is_stopped() || !is_last {

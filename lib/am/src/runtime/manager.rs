@@ -1,12 +1,13 @@
 //! What a user holds of a node: [`ActiveMessageManager`], and the builder that starts it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::network_client::{accept, link_myself, random_incarnation, random_instance};
+use super::accept::accept;
+use super::chance::Chance;
+use super::network_client::link_myself;
 use super::node::{Node, NodeParts, Places, Settings, ShutdownPolicy, ShutdownRequest};
 use super::registry::HandlerEvents;
 use super::shutdown::{ShutdownError, shutdown};
@@ -14,6 +15,7 @@ use super::{sweep, system_handlers};
 use crate::api::client::{Client, IntoEndpoint, Scope};
 use crate::api::control::ContractInfo;
 use crate::api::handler::Handler;
+use crate::clock;
 use crate::endpoint::{Endpoint, EndpointError};
 use crate::error::{BindError, RegisterError, StartError};
 use crate::id::InstanceId;
@@ -114,7 +116,7 @@ impl ActiveMessageManager {
         let found = self
             .node
             .handler_waiters
-            .wait(name, Instant::now() + timeout, || registry.find(name.as_bytes()).is_some());
+            .wait(name, clock::now() + timeout, || registry.find(name.as_bytes()).is_some());
         self.node.wake_sweep();
         found.await.unwrap_or(false)
     }
@@ -172,6 +174,8 @@ pub struct ManagerBuilder {
     allow_shutdown: ShutdownPolicy,
     cancel_token: Option<CancellationToken>,
     no_ipc: bool,
+    transports: Vec<Arc<dyn ThinTransport>>,
+    pub(crate) chance: Chance,
 }
 
 impl ManagerBuilder {
@@ -244,6 +248,14 @@ impl ManagerBuilder {
         self
     }
 
+    /// Adds a transport, which is asked before `tcp`, `ipc` and `inproc` for the endpoints that it
+    /// [serves](ThinTransport::serves). May be said several times.
+    #[must_use]
+    pub fn transport(mut self, transport: Arc<dyn ThinTransport>) -> Self {
+        self.transports.push(transport);
+        self
+    }
+
     /// Starts the node. It is usable when this resolves.
     ///
     /// # Errors
@@ -256,12 +268,15 @@ impl ManagerBuilder {
     pub async fn start(self) -> Result<ActiveMessageManager, StartError> {
         let listen = self.listen.into_iter().collect::<Result<Vec<_>, _>>()?;
         let advertise = self.advertise.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let tcp = TcpTransport::default();
-        let transports: Vec<Arc<dyn ThinTransport>> =
-            vec![Arc::new(tcp), Arc::new(IpcTransport::default()), Arc::new(InprocTransport::default())];
+        let mut transports = self.transports;
+        transports.extend::<[Arc<dyn ThinTransport>; 3]>([
+            Arc::new(TcpTransport::default()),
+            Arc::new(IpcTransport::default()),
+            Arc::new(InprocTransport::default()),
+        ]);
         let node = Arc::new(Node::new(NodeParts {
-            instance: self.identity.unwrap_or_else(random_instance),
-            incarnation: random_incarnation(),
+            instance: self.identity.unwrap_or_else(|| self.chance.instance()),
+            incarnation: self.chance.incarnation(),
             host: host::host_id(),
             limits: self.limits,
             settings: Settings {
@@ -276,6 +291,7 @@ impl ManagerBuilder {
                 is_private_path: crate::zmq::is_in_runtime_dir,
                 stream_to_self: inproc::pair,
             },
+            chance: self.chance,
         }));
         // From here on a failure stops what was started.
         let manager = ActiveMessageManager { node };
@@ -286,9 +302,8 @@ impl ManagerBuilder {
         let registered = system_handlers::register(node);
         debug_assert!(registered.is_ok());
         link_myself(node);
-        let pending = Arc::new(Semaphore::new(node.limits.pending_handshakes_max));
         for listener in listeners {
-            accept(node, listener, pending.clone());
+            accept(node, listener);
         }
         let sweeper = node.clone();
         node.spawner.spawn(async move { sweep::run(sweeper).await });
@@ -355,6 +370,7 @@ fn drain_on(node: &Arc<Node>, token: CancellationToken) {
     let stopped = node.spawner.stop_token().clone();
     node.spawner.spawn_untracked(async move {
         tokio::select! {
+            biased;
             () = stopped.cancelled() => {}
             () = token.cancelled() => {
                 if let Err(error) = shutdown(&owner).await {

@@ -15,8 +15,12 @@ use super::peer::PeerCore;
 use super::response_manager;
 use super::running::Running;
 use crate::api::context::Sender;
+use crate::proto::budget::Hold;
 use crate::proto::credit::{Charge, ReceiveMeter, Totals};
-use crate::transport::link::{Answer, AnswerBody, Inbound, Link, LinkEnd, PART_LEN, Received};
+use crate::proto::pending::Reply;
+use crate::transport::link::{
+    Answer, AnswerBody, Inbound, LargeBuffer, Link, LinkEnd, PART_LEN, Received, Skipped,
+};
 use crate::wire::answer::{Answer as Verdict, PeerClass};
 use crate::wire::codes::{ChunkOf, Kind, NackCode};
 use crate::wire::credit_frame::CreditTotals;
@@ -32,6 +36,18 @@ struct Assembly {
     buffer: Vec<u8>,
     total_len: usize,
     charge: Charge,
+    hold: Option<Hold>,
+}
+
+impl Assembly {
+    /// Takes over what a part holds.
+    fn absorb(&mut self, hold: Option<Hold>) {
+        match (&mut self.hold, hold) {
+            (Some(held), Some(hold)) => held.absorb(hold),
+            (held @ None, hold) => *held = hold,
+            (Some(_), None) => {}
+        }
+    }
 }
 
 /// What is counted during a turn and told once at its end.
@@ -122,6 +138,8 @@ impl MessageRouter {
         envelope: &[u8],
         payload: &Received<'_>,
     ) -> Result<(), LinkEnd> {
+        let mut paid = Charge::default();
+        let verdict = error.answer(self.class);
         if self.class == PeerClass::Own && error.message_kind == Some(Kind::Message) {
             // It was charged by its sender, who must have the credit back.
             let charge = Charge::ordinary(header_len, payload.as_slice().len());
@@ -129,9 +147,12 @@ impl MessageRouter {
             self.meters[0]
                 .receive(charge.accounts[0].bytes, || link.granted(0))
                 .map_err(|error| LinkEnd::Protocol(error.to_string()))?;
-            self.turn.finished.add(charge);
+            match verdict {
+                Verdict::Nack { .. } => paid = charge,
+                Verdict::Nothing => self.turn.finished.add(charge),
+            }
         }
-        self.answer(error.answer(self.class), envelope, &error.to_string(), Charge::default());
+        self.answer(verdict, envelope, &error.to_string(), paid);
         Ok(())
     }
 
@@ -156,6 +177,10 @@ impl MessageRouter {
                 return Err(LinkEnd::Protocol("more calls of system handlers than were granted".to_owned()));
             }
             return Ok(Charge::system_call());
+        }
+        // It was told in READY what is taken here, and refuses what is longer by itself.
+        if let Some(total) = header.total_len.filter(|total| *total > self.node.limits.payload_len_max) {
+            return Err(LinkEnd::Protocol(format!("a payload of {total} octets, more than this node takes")));
         }
         let charge = match header.total_len {
             Some(total) => Charge::large(header_len, total),
@@ -212,15 +237,18 @@ impl MessageRouter {
                 self.turn.finished.add(charge);
                 self.node.counters.one_way_dropped.increment(1);
             }
+            if of == ChunkOf::Response {
+                self.link.handle_reply(header.id, Reply::NoRoom);
+            }
             self.answer(verdict, &[], &text, charge);
             return Ok(());
         }
-        let buffer = match payload {
-            Received::Owned(buffer) => buffer,
-            lent @ Received::Lent { .. } => lent.as_slice().to_vec(),
+        let (buffer, hold) = match payload {
+            Received::Owned { buffer, hold } => (buffer, hold),
+            lent @ Received::Lent { .. } => (lent.as_slice().to_vec(), None),
         };
         let total_len = usize::try_from(total).unwrap_or(usize::MAX);
-        let assembly = Assembly { header: octets.to_vec(), buffer, total_len, charge };
+        let assembly = Assembly { header: octets.to_vec(), buffer, total_len, charge, hold };
         self.assemblies.insert((of, header.id), assembly);
         Ok(())
     }
@@ -232,7 +260,10 @@ impl MessageRouter {
         let Some(assembly) = self.assemblies.get_mut(&key) else { return Ok(()) };
         match payload {
             // The reader was lent the assembly's own buffer, and read straight into it.
-            Received::Owned(buffer) if assembly.buffer.is_empty() => assembly.buffer = buffer,
+            Received::Owned { buffer, hold } if assembly.buffer.is_empty() => {
+                assembly.buffer = buffer;
+                assembly.absorb(hold);
+            }
             part => assembly.buffer.extend_from_slice(part.as_slice()),
         }
         let len = assembly.buffer.len();
@@ -248,12 +279,55 @@ impl MessageRouter {
             ChunkOf::Message => {
                 self.turn.messages += 1;
                 self.turn.payload_len += len as u64;
-                let payload = Received::Owned(whole.buffer);
+                let payload = Received::Owned { buffer: whole.buffer, hold: whole.hold };
                 self.dispatcher.dispatch(&header, &[], payload, whole.charge, &mut self.turn);
             }
-            ChunkOf::Response => self.reply(&header, Received::Owned(whole.buffer)),
+            ChunkOf::Response => {
+                self.reply(&header, Received::Owned { buffer: whole.buffer, hold: whole.hold });
+            }
         }
         Ok(())
+    }
+
+    /// There was no memory for a payload, or a part of one: its sender, or our own caller, is told.
+    #[cold]
+    fn without_memory(&mut self, octets: &[u8], envelope: &[u8], payload_len: u64) -> Result<(), LinkEnd> {
+        const TEXT: &str = "the memory of this node for all its peers is used up";
+        let Ok(header) = Header::decode(octets) else { return Ok(()) };
+        match header.kind {
+            Kind::Message => {
+                let len = usize::try_from(payload_len).unwrap_or(usize::MAX);
+                let charge = self.charge(&header, octets.len(), len)?;
+                self.requests += 1;
+                self.refuse_for_memory(&header, envelope, charge, TEXT);
+            }
+            Kind::Response => {
+                self.link.handle_reply(header.id, Reply::NoRoom);
+            }
+            Kind::Chunk => {
+                let assembly = header.chunk_of().and_then(|of| self.assemblies.remove(&(of, header.id)));
+                let Some(assembly) = assembly else { return Ok(()) };
+                let Ok(first) = Header::decode(&assembly.header) else { return Ok(()) };
+                if first.kind == Kind::Response {
+                    self.link.handle_reply(header.id, Reply::NoRoom);
+                } else {
+                    self.refuse_for_memory(&first, &[], assembly.charge, TEXT);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn refuse_for_memory(&mut self, header: &Header<'_>, envelope: &[u8], charge: Charge, text: &str) {
+        let verdict = header.refused_with(NackCode::Overloaded, self.class);
+        if matches!(verdict, Verdict::Nothing) {
+            self.turn.finished.add(charge);
+            self.node.counters.one_way_dropped.increment(1);
+            tracing::debug!("dropped a one-way message: {text}");
+        } else {
+            self.answer(verdict, envelope, text, charge);
+        }
     }
 
     #[inline]
@@ -372,7 +446,16 @@ impl Inbound for MessageRouter {
         self.answer(verdict, envelope, text, Charge::default());
     }
 
-    fn too_large(&mut self, octets: &[u8], envelope: &[u8], payload_len: u64) {
+    fn skipped(
+        &mut self,
+        octets: &[u8],
+        envelope: &[u8],
+        payload_len: u64,
+        why: Skipped,
+    ) -> Result<(), LinkEnd> {
+        if why == Skipped::NoMemory {
+            return self.without_memory(octets, envelope, payload_len);
+        }
         let limit = self.node.limits.payload_len_max;
         let text = format!("the payload has {payload_len} octets, and this node takes {limit}");
         let verdict = match Header::decode(octets) {
@@ -380,15 +463,25 @@ impl Inbound for MessageRouter {
             Err(error) => error.answer(self.class),
         };
         self.answer(verdict, envelope, &text, Charge::default());
+        Ok(())
     }
 
-    fn large_buffer(&mut self, octets: &[u8]) -> Vec<u8> {
+    fn large_buffer(&mut self, octets: &[u8]) -> LargeBuffer {
         match Header::decode(octets) {
-            Ok(Header { kind: Kind::Chunk, id, aux, .. }) => ChunkOf::from_u8(aux)
-                .and_then(|of| self.assemblies.get_mut(&(of, id)))
-                .map(|assembly| std::mem::take(&mut assembly.buffer))
-                .unwrap_or_default(),
-            _ => Vec::new(),
+            Ok(Header { kind: Kind::Chunk, id, aux, .. }) => {
+                let buffer = ChunkOf::from_u8(aux)
+                    .and_then(|of| self.assemblies.get_mut(&(of, id)))
+                    .map(|assembly| std::mem::take(&mut assembly.buffer))
+                    .unwrap_or_default();
+                LargeBuffer { buffer, is_granted: false }
+            }
+            // The one message that may drive a large grant below zero is shorter than the grant.
+            Ok(header) if header.kind == Kind::Message && header.total_len.is_none() => {
+                let is_granted =
+                    self.class == PeerClass::Own && self.running.grant().len() >= 2 * PART_LEN as u64;
+                LargeBuffer { buffer: Vec::new(), is_granted }
+            }
+            _ => LargeBuffer::default(),
         }
     }
 
@@ -402,7 +495,10 @@ impl Inbound for MessageRouter {
             PeerClass::Own => self.meters.map(|meter| meter.received()),
             _ => [self.foreign_received, Totals::default()],
         };
-        self.link.end_turn(turn.finished, turn.answering, received);
+        let is_used_up = self.link.end_turn(turn.finished, turn.answering, received);
+        if is_used_up && self.running.grant().grow().is_some() {
+            self.link.grow_window(self.node.granted(self.running.grant()));
+        }
         self.dispatcher.end_turn();
     }
 
@@ -410,8 +506,7 @@ impl Inbound for MessageRouter {
         if self.class == PeerClass::Own {
             return self.link.poll_turn(cx);
         }
-        let limit =
-            Totals { messages: self.node.limits.credit_messages, bytes: self.node.limits.credit_bytes };
+        let limit = self.node.granted(self.running.grant());
         self.link.poll_unfinished_below(self.foreign_received, limit, cx)
     }
 }

@@ -1,47 +1,26 @@
-//! Making links: dialling, accepting, dialling again; and the node as its clients see it.
+//! Making links by dialling, and the node as its clients see it. Its counterparts are `accept` and `redial`.
 
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rand::RngCore;
-use tokio::sync::Semaphore;
-
+use super::accept::{check_identity, is_same_start};
 use super::link_task::{Origin, Shaken, retire, start_link};
 use super::node::Node;
 use super::peer::PeerCore;
 use crate::api::link_event::{LinkEvent, LinkEvents};
 use crate::api::port::{BoxFuture, NodePort, Port, PortError, Probe};
+use crate::clock;
 use crate::endpoint::Endpoint;
 use crate::error::{ConnectAttempt, ConnectError};
 use crate::id::{Incarnation, InstanceId};
-use crate::proto::backoff::Backoff;
-use crate::transport::handshake::{ShakeError, shake};
-use crate::transport::{ByteStream, Listener, PeerAddress, ThinTransport};
+use crate::proto::budget::Grant;
+use crate::transport::handshake::{ShakeError, Shaking, ping};
+use crate::transport::{ByteStream, PeerAddress, ThinTransport};
 use crate::wire::zmtp::handshake::Role;
 use crate::wire::zmtp::properties::Hello;
 
 /// How long the short way to a peer on the same host may take to be found.
 const SHORTCUT_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// Draws an instance id; the first octet is never 0.
-pub(crate) fn random_instance() -> InstanceId {
-    loop {
-        let mut bytes = [0; 16];
-        rand::rng().fill_bytes(&mut bytes);
-        // As RFC 9562 says for random UUIDs.
-        bytes[6] = (bytes[6] & 0x0F) | 0x40;
-        bytes[8] = (bytes[8] & 0x3F) | 0x80;
-        if let Some(id) = InstanceId::from_bytes(bytes) {
-            return id;
-        }
-    }
-}
-
-pub(crate) fn random_incarnation() -> Incarnation {
-    let mut bytes = [0; 16];
-    rand::rng().fill_bytes(&mut bytes);
-    Incarnation::from_bytes(bytes)
-}
 
 fn transport_for(node: &Node, endpoint: &Endpoint) -> Result<Arc<dyn ThinTransport>, ConnectError> {
     if !endpoint.is_loopback() && !node.settings.allow_insecure {
@@ -58,37 +37,80 @@ fn failed(endpoint: &Endpoint, reason: String) -> ConnectError {
     ConnectError::Unreachable { attempts: vec![ConnectAttempt { endpoint: endpoint.clone(), reason }] }
 }
 
+/// A stream to a peer that has shaken hands, and what that peer is granted.
+pub(crate) struct Dialled {
+    pub(crate) stream: ByteStream,
+    pub(crate) hello: Hello,
+    pub(crate) leftover: Vec<u8>,
+    pub(crate) grant: Arc<Grant>,
+}
+
 /// Dials one endpoint and shakes hands. The caller bounds the time.
 async fn dial(
     node: &Arc<Node>,
     endpoint: &Endpoint,
     role: Role,
     deadline: tokio::time::Instant,
-) -> Result<(ByteStream, Hello, Vec<u8>), DialError> {
+) -> Result<Dialled, DialError> {
     let transport = transport_for(node, endpoint).map_err(DialError::Refused)?;
-    let mut stream = transport.dial(endpoint).await.map_err(|error| DialError::Failed(error.to_string()))?;
-    let shaken = shake(&mut stream, role, node.hello(), |_| Ok(()), deadline).await;
-    let (hello, leftover) = shaken.map_err(|error| DialError::Shake(Box::new(error)))?;
-    Ok((stream, hello, leftover))
+    let grant = node.first_grant().ok_or(DialError::NoMemory)?;
+    let granted = node.granted(&grant);
+    let limit = node.limits.dial_timeout;
+    let mut stream = match tokio::time::timeout(limit, transport.dial(endpoint)).await {
+        Ok(dialled) => dialled.map_err(|error| DialError::Failed(error.to_string()))?,
+        Err(_) => return Err(DialError::Failed(format!("nothing answers within {} ms", limit.as_millis()))),
+    };
+    let mut shaking = Shaking::new(role, node.hello(granted));
+    let broken = |error| DialError::Shake(Box::new(error));
+    while shaking.advance(&mut stream, deadline).await.map_err(broken)? {
+        shaking.answer(granted.messages, granted.bytes);
+    }
+    let (hello, leftover) = shaking.finish().map_err(broken)?;
+    Ok(Dialled { stream, hello, leftover, grant })
 }
 
-enum DialError {
+/// As [`dial`], until `deadline`.
+pub(crate) async fn dial_until(
+    node: &Arc<Node>,
+    endpoint: &Endpoint,
+    role: Role,
+    deadline: tokio::time::Instant,
+) -> Result<Dialled, DialError> {
+    let within = deadline.duration_since(tokio::time::Instant::now());
+    match tokio::time::timeout_at(deadline, dial(node, endpoint, role, deadline)).await {
+        Ok(dialled) => dialled,
+        Err(_) => Err(DialError::Failed(format!("no answer within {} ms", within.as_millis()))),
+    }
+}
+
+pub(crate) enum DialError {
     Refused(ConnectError),
+    NoMemory,
     Failed(String),
     Shake(Box<ShakeError>),
 }
 
 impl DialError {
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         match self {
             Self::Refused(error) => error.to_string(),
+            Self::NoMemory => {
+                "the memory of this node for its peers (`budget_len_max`) is used up".to_owned()
+            }
             Self::Failed(reason) => reason.clone(),
             Self::Shake(error) => error.to_string(),
         }
     }
 
-    fn is_permanent(&self) -> bool {
+    pub(crate) fn is_permanent(&self) -> bool {
         matches!(self, Self::Shake(error) if error.is_permanent())
+    }
+
+    fn at(self, endpoint: &Endpoint) -> ConnectError {
+        match self {
+            Self::Refused(error) => error,
+            error => failed(endpoint, error.text()),
+        }
     }
 }
 
@@ -101,21 +123,20 @@ pub(crate) async fn connect(
     let deadline = tokio::time::Instant::now() + node.limits.connect_timeout;
     let mut attempts = Vec::new();
     for endpoint in &endpoints {
-        let dialled = tokio::time::timeout_at(deadline, dial(&node, endpoint, Role::Dial, deadline)).await;
-        let reason = match dialled {
-            Ok(Ok((stream, hello, leftover))) => {
+        let reason = match dial_until(&node, endpoint, Role::Dial, deadline).await {
+            Ok(Dialled { stream, hello, leftover, grant }) => {
                 let shaken = Shaken {
                     stream,
                     hello,
                     leftover,
+                    grant,
                     origin: Origin::Dialled { endpoints: endpoints.clone(), is_foreign: false },
                     is_shortcut: false,
                 };
                 return adopt_dialled(&node, endpoint, shaken, expected).await;
             }
-            Ok(Err(DialError::Refused(error @ ConnectError::Insecure { .. }))) => return Err(error),
-            Ok(Err(error)) => error.text(),
-            Err(_) => format!("no answer within {} ms", node.limits.connect_timeout.as_millis()),
+            Err(DialError::Refused(error @ ConnectError::Insecure { .. })) => return Err(error),
+            Err(error) => error.text(),
         };
         attempts.push(ConnectAttempt { endpoint: endpoint.clone(), reason });
     }
@@ -144,6 +165,7 @@ async fn adopt_dialled(
             return myself(node).map(|peer| peer as Arc<dyn Port>).ok_or(ConnectError::NodeStopped);
         }
         let reason = "another node uses this node's instance id".to_owned();
+        node.emit(LinkEvent::Refused { peer: own.instance, reason: reason.clone() });
         return Err(failed(endpoint, reason));
     }
     if node.is_draining() {
@@ -161,6 +183,7 @@ async fn adopt_dialled(
         return Ok(known.clone());
     }
     check_room(node)?;
+    check_identity(node, own.instance, own.incarnation).await.map_err(|reason| failed(endpoint, reason))?;
     let shortcut = match &shaken.stream.peer {
         // The two ends settle first which of two crossing links stays.
         PeerAddress::Tcp(address) if linked.is_none() => {
@@ -173,18 +196,16 @@ async fn adopt_dialled(
     // The peer may have begun to send on the first link, so that one is left by the two Byes, not dropped.
     let peer = start_link(node, shaken, own.instance);
     peer.set_redialled(true);
-    if let Some((stream, hello, leftover)) = shortcut {
-        start_link(node, Shaken { stream, hello, leftover, origin, is_shortcut: true }, own.instance);
+    if let Some(Dialled { stream, hello, leftover, grant }) = shortcut {
+        let shaken = Shaken { stream, hello, leftover, grant, origin, is_shortcut: true };
+        start_link(node, shaken, own.instance);
     }
     Ok(peer)
 }
 
 /// The way to a peer on this host that spares the network stack: an ipc path inside our own runtime directory,
 /// owned by our user, whose READY shows the same instance and incarnation. On any failure there is none.
-async fn shortcut(
-    node: &Arc<Node>,
-    own: &crate::wire::zmtp::properties::AmHello,
-) -> Option<(ByteStream, Hello, Vec<u8>)> {
+async fn shortcut(node: &Arc<Node>, own: &crate::wire::zmtp::properties::AmHello) -> Option<Dialled> {
     if !node.settings.use_ipc || own.host != node.host {
         return None;
     }
@@ -195,211 +216,57 @@ async fn shortcut(
         .find(|endpoint| endpoint.ipc_path().is_some_and(node.places.is_private_path))?;
     let deadline = tokio::time::Instant::now() + SHORTCUT_TIMEOUT;
     let dialled = tokio::time::timeout_at(deadline, async {
-        let (mut stream, hello, leftover) = dial(node, &endpoint, Role::Dial, deadline).await.ok()?;
+        let mut dialled = dial(node, &endpoint, Role::Dial, deadline).await.ok()?;
         // Its reader answers: the peer knows this link before it reads our Bye on the other.
-        let leftover = crate::transport::handshake::ping(&mut stream, leftover).await.ok()?;
-        Some((stream, hello, leftover))
+        dialled.leftover = ping(&mut dialled.stream, dialled.leftover).await.ok()?;
+        Some(dialled)
     });
-    let (stream, hello, leftover) = dialled.await.ok()??;
+    let dialled = dialled.await.ok()??;
     let uid = rustix::process::geteuid().as_raw();
-    let same_user = stream.peer == PeerAddress::Ipc { uid };
-    let same_node = hello
-        .own
-        .as_ref()
-        .is_some_and(|found| found.instance == own.instance && found.incarnation == own.incarnation);
-    (same_user && same_node).then_some((stream, hello, leftover))
+    let same_user = dialled.stream.peer == PeerAddress::Ipc { uid };
+    (same_user && is_same_start(&dialled.hello, own)).then_some(dialled)
 }
 
 fn check_room(node: &Node) -> Result<(), ConnectError> {
     let limit = node.limits.links_max;
-    if node.links.lock().len() >= limit { Err(ConnectError::TooManyLinks { limit }) } else { Ok(()) }
+    if node.has_room_for_link() { Ok(()) } else { Err(ConnectError::TooManyLinks { limit }) }
 }
 
 async fn connect_foreign(node: Arc<Node>, endpoint: Endpoint) -> Result<Arc<dyn Port>, ConnectError> {
     check_room(&node)?;
-    let limit = node.limits.connect_timeout;
-    let deadline = tokio::time::Instant::now() + limit;
-    let dialled =
-        tokio::time::timeout_at(deadline, dial(&node, &endpoint, Role::DialForeign, deadline)).await;
-    match dialled {
-        Ok(Ok((stream, hello, leftover))) => {
-            let origin = Origin::Dialled { endpoints: vec![endpoint], is_foreign: true };
-            let peer = start_link(
-                &node,
-                Shaken { stream, hello, leftover, origin, is_shortcut: false },
-                random_instance(),
-            );
-            peer.set_redialled(true);
-            Ok(peer)
-        }
-        Ok(Err(DialError::Refused(error))) => Err(error),
-        Ok(Err(error)) => Err(failed(&endpoint, error.text())),
-        Err(_) => Err(failed(&endpoint, format!("no answer within {} ms", limit.as_millis()))),
-    }
+    let deadline = tokio::time::Instant::now() + node.limits.connect_timeout;
+    let dialled = dial_until(&node, &endpoint, Role::DialForeign, deadline).await;
+    let Dialled { stream, hello, leftover, grant } = dialled.map_err(|error| error.at(&endpoint))?;
+    let origin = Origin::Dialled { endpoints: vec![endpoint], is_foreign: true };
+    let shaken = Shaken { stream, hello, leftover, grant, origin, is_shortcut: false };
+    let peer = start_link(&node, shaken, node.chance.instance());
+    peer.set_redialled(true);
+    Ok(peer)
 }
 
 async fn probe(node: Arc<Node>, endpoint: Endpoint) -> Result<Probe, ConnectError> {
     let limit = node.limits.connect_timeout;
-    let began = Instant::now();
+    let began = clock::now();
     let deadline = tokio::time::Instant::now() + limit;
-    let probing = async {
-        let (mut stream, hello, leftover) = dial(&node, &endpoint, Role::Dial, deadline).await?;
-        let connect_time = began.elapsed();
-        let sent = Instant::now();
-        crate::transport::handshake::ping(&mut stream, leftover)
-            .await
-            .map_err(|error| DialError::Failed(error.to_string()))?;
-        Ok::<_, DialError>((hello, connect_time, sent.elapsed()))
+    let dialled = dial_until(&node, &endpoint, Role::Dial, deadline).await;
+    let mut dialled = dialled.map_err(|error| error.at(&endpoint))?;
+    let connect_time = clock::now().duration_since(began);
+    let Some(own) = dialled.hello.own else {
+        return Err(failed(&endpoint, "the peer is no node of ours".to_owned()));
     };
-    match tokio::time::timeout_at(deadline, probing).await {
-        Ok(Ok((Hello { own: Some(own), .. }, connect_time, round_trip))) => Ok(Probe {
+    let sent = clock::now();
+    match tokio::time::timeout_at(deadline, ping(&mut dialled.stream, dialled.leftover)).await {
+        Ok(Ok(_)) => Ok(Probe {
             instance: own.instance,
             incarnation: own.incarnation,
             endpoints: own.endpoints,
             version: own.version,
             connect_time,
-            round_trip,
+            round_trip: clock::now().duration_since(sent),
         }),
-        Ok(Ok(_)) => Err(failed(&endpoint, "the peer is no node of ours".to_owned())),
-        Ok(Err(DialError::Refused(error))) => Err(error),
-        Ok(Err(error)) => Err(failed(&endpoint, error.text())),
+        Ok(Err(error)) => Err(failed(&endpoint, error.to_string())),
         Err(_) => Err(failed(&endpoint, format!("no answer within {} ms", limit.as_millis()))),
     }
-}
-
-/// Dials a lost peer until it is back, or given up.
-pub(crate) fn redial(node: &Arc<Node>, peer: &Arc<PeerCore>, endpoints: Vec<Endpoint>, is_foreign: bool) {
-    let (owner, peer) = (node.clone(), peer.clone());
-    node.spawner.spawn(async move {
-        let mut backoff = Backoff::default();
-        loop {
-            let wait = backoff.next_wait(rand::rng().next_u32());
-            tokio::time::sleep(wait).await;
-            if !peer.is_redialled() || owner.is_draining() {
-                owner.peers.write().remove(&peer.instance());
-                return;
-            }
-            if peer.link().is_some_and(|link| link.is_usable()) {
-                return;
-            }
-            match redial_once(&owner, &peer, &endpoints, is_foreign).await {
-                Ok(()) => return,
-                Err((reason, is_permanent)) => {
-                    owner.emit(LinkEvent::RedialFailed { peer: peer.instance(), reason });
-                    if is_permanent {
-                        backoff.jump_to_max();
-                    }
-                }
-            }
-        }
-    });
-}
-
-async fn redial_once(
-    node: &Arc<Node>,
-    peer: &Arc<PeerCore>,
-    endpoints: &[Endpoint],
-    is_foreign: bool,
-) -> Result<(), (String, bool)> {
-    let role = if is_foreign { Role::DialForeign } else { Role::Dial };
-    let mut last = ("no endpoint is known".to_owned(), true);
-    for endpoint in endpoints {
-        let deadline = tokio::time::Instant::now() + node.limits.connect_timeout;
-        let dialled = tokio::time::timeout_at(deadline, dial(node, endpoint, role, deadline)).await;
-        let (stream, hello, leftover) = match dialled {
-            Ok(Ok(shaken)) => shaken,
-            Ok(Err(error)) => {
-                last = (error.text(), error.is_permanent());
-                continue;
-            }
-            Err(_) => {
-                last = ("no answer in time".to_owned(), false);
-                continue;
-            }
-        };
-        let found = hello.own.as_ref().map_or(peer.instance(), |own| own.instance);
-        if found != peer.instance() {
-            node.emit(LinkEvent::Replaced { old: peer.instance(), new: found });
-            peer.give_up(PortError::Gone(format!("instance {found} answers at {endpoint} now")));
-            node.peers.write().remove(&peer.instance());
-            return Ok(());
-        }
-        let origin = Origin::Dialled { endpoints: endpoints.to_vec(), is_foreign };
-        // The peer may have been forgotten meanwhile; those who hold it wait for this link.
-        node.peers.write().entry(found).or_insert_with(|| peer.clone());
-        let linked = start_link(node, Shaken { stream, hello, leftover, origin, is_shortcut: false }, found);
-        linked.set_redialled(true);
-        return Ok(());
-    }
-    Err(last)
-}
-
-/// Accepts streams on a listener until the node drains.
-pub(crate) fn accept(node: &Arc<Node>, mut listener: Box<dyn Listener>, pending: Arc<Semaphore>) {
-    let owner = node.clone();
-    let draining = node.drain_token.clone();
-    node.spawner.spawn(async move {
-        loop {
-            let stream = tokio::select! {
-                biased;
-                () = draining.cancelled() => return,
-                accepted = listener.accept() => match accepted {
-                    Ok(stream) => stream,
-                    Err(error) => {
-                        tracing::error!(endpoint = %listener.endpoint(), %error, "the listener has failed");
-                        return;
-                    }
-                },
-            };
-            // A plain close, never a ZMTP ERROR: libzmq peers do not come back after one.
-            let Ok(permit) = pending.clone().try_acquire_owned() else { continue };
-            if check_room(&owner).is_err() {
-                continue;
-            }
-            let node = owner.clone();
-            owner.spawner.spawn(async move {
-                welcome(&node, stream).await;
-                drop(permit);
-            });
-        }
-    });
-}
-
-async fn welcome(node: &Arc<Node>, mut stream: ByteStream) {
-    let (instance, incarnation) = (node.instance, node.incarnation);
-    let judge = move |hello: &Hello| match &hello.own {
-        Some(own) if own.instance == instance && own.incarnation != incarnation => {
-            Err("another node uses this node's instance id".to_owned())
-        }
-        _ => Ok(()),
-    };
-    let deadline = tokio::time::Instant::now() + node.limits.handshake_timeout;
-    let shaking = shake(&mut stream, Role::Listen, node.hello(), judge, deadline);
-    let (hello, leftover) = match tokio::time::timeout_at(deadline, shaking).await {
-        Ok(Ok(shaken)) => shaken,
-        Ok(Err(error)) => {
-            tracing::debug!(peer = ?stream.peer, %error, "a handshake failed");
-            return;
-        }
-        Err(_) => {
-            tracing::debug!(peer = ?stream.peer, "a handshake took too long");
-            return;
-        }
-    };
-    if node.is_stopped() {
-        return;
-    }
-    let found = hello.own.as_ref().map(|own| own.instance);
-    // Ourselves: the dialling side notices, and closes.
-    if found == Some(node.instance) {
-        return;
-    }
-    let instance = found.unwrap_or_else(random_instance);
-    start_link(
-        node,
-        Shaken { stream, hello, leftover, origin: Origin::Accepted, is_shortcut: false },
-        instance,
-    );
 }
 
 /// This node as a peer of itself: a link whose two ends are both here.
@@ -413,15 +280,18 @@ pub(crate) fn link_myself(node: &Arc<Node>) {
     peer.set_hello(node.incarnation, node.endpoints().to_vec());
     let _ = node.myself.set(peer);
     let (here, there) = (node.places.stream_to_self)();
+    // What one end grants is what the other is granted, so both go by one grant; the budget has room for it.
+    let Some(grant) = node.first_grant() else { return };
     for stream in [here, there] {
+        let grant = grant.clone();
         let hello = Hello {
             socket_type: crate::wire::zmtp::properties::SocketType::Dealer,
             identity: node.instance.as_bytes().to_vec(),
             minor: 1,
-            own: Some(node.hello()),
+            own: Some(node.hello(node.granted(&grant))),
         };
-        let shaken =
-            Shaken { stream, hello, leftover: Vec::new(), origin: Origin::Myself, is_shortcut: false };
+        let leftover = Vec::new();
+        let shaken = Shaken { stream, hello, leftover, grant, origin: Origin::Myself, is_shortcut: false };
         start_link(node, shaken, node.instance);
     }
 }

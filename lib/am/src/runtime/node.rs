@@ -5,7 +5,7 @@
 //!
 //! Lock order: `peers` before a peer's own lock before a link's lock; nothing else is held together.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -16,17 +16,21 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::chance::Chance;
 use super::counters::Counters;
 use super::handler_wait::HandlerWaiters;
+use super::handshakes::Handshakes;
 use super::peer::PeerCore;
 use super::registry::Registry;
 use super::running::Running;
 use super::spawner::Spawner;
 use crate::api::link_event::{LINK_EVENTS_KEPT, LinkEvent};
 use crate::api::port::NodePort;
+use crate::clock;
 use crate::endpoint::Endpoint;
 use crate::id::{Incarnation, InstanceId};
 use crate::limits::Limits;
+use crate::proto::budget::{Budget, Grant};
 use crate::proto::credit::Totals;
 use crate::transport::link::{Link, LinkEnd, LinkSettings, PART_LEN, Ticks};
 use crate::transport::{ByteStream, ThinTransport};
@@ -82,6 +86,9 @@ pub(crate) struct LinkEntry {
     pub(crate) takes_ping: bool,
 }
 
+/// The least budget: two grants for the link to oneself, and as much again.
+const BUDGET_LEN_MIN: u64 = 64 * 1024;
+
 const RUNNING: u8 = 0;
 const DRAINING: u8 = 1;
 const STOPPED: u8 = 2;
@@ -96,10 +103,11 @@ pub(crate) struct Node {
     pub(crate) settings: Settings,
     pub(crate) transports: Vec<Arc<dyn ThinTransport>>,
     pub(crate) places: Places,
+    pub(crate) chance: Chance,
     pub(crate) endpoints: OnceLock<Vec<Endpoint>>,
     pub(crate) ticks: Arc<Ticks>,
     pub(crate) registry: Arc<Registry>,
-    pub(crate) peers: RwLock<HashMap<InstanceId, Arc<PeerCore>>>,
+    pub(crate) peers: RwLock<BTreeMap<InstanceId, Arc<PeerCore>>>,
     pub(crate) myself: OnceLock<Arc<PeerCore>>,
     pub(crate) links: Mutex<Vec<LinkEntry>>,
     /// `None` after the node's end, so that readers see theirs.
@@ -107,6 +115,8 @@ pub(crate) struct Node {
     pub(crate) spawner: Spawner,
     pub(crate) counters: Counters,
     pub(crate) handler_waiters: HandlerWaiters,
+    pub(crate) handshakes: Arc<Handshakes>,
+    pub(crate) budget: Arc<Budget>,
     /// Fires when the drain begins: listeners close.
     pub(crate) drain_token: CancellationToken,
     pub(crate) shutdown_request: watch::Sender<Option<ShutdownRequest>>,
@@ -130,11 +140,14 @@ pub(crate) struct NodeParts {
     pub(crate) settings: Settings,
     pub(crate) transports: Vec<Arc<dyn ThinTransport>>,
     pub(crate) places: Places,
+    pub(crate) chance: Chance,
 }
 
 impl Node {
     pub(crate) fn new(parts: NodeParts) -> Self {
         let waiters_max = parts.limits.handler_waiters_max;
+        let handshakes = Arc::new(Handshakes::new(&parts.limits));
+        let budget = Arc::new(Budget::new(parts.limits.budget_len_max.max(BUDGET_LEN_MIN)));
         Self {
             instance: parts.instance,
             incarnation: parts.incarnation,
@@ -143,6 +156,7 @@ impl Node {
             settings: parts.settings,
             transports: parts.transports,
             places: parts.places,
+            chance: parts.chance,
             endpoints: OnceLock::new(),
             ticks: Arc::default(),
             registry: Arc::new(Registry::new()),
@@ -153,9 +167,11 @@ impl Node {
             spawner: Spawner::new(),
             counters: Counters::new(),
             handler_waiters: HandlerWaiters::new(waiters_max),
+            handshakes,
+            budget,
             drain_token: CancellationToken::new(),
             shutdown_request: watch::channel(None).0,
-            started: Instant::now(),
+            started: clock::now(),
             sweep_wake: Notify::new(),
             sweep_is_idle: AtomicBool::new(false),
             handle: OnceLock::new(),
@@ -220,6 +236,11 @@ impl Node {
         }
     }
 
+    /// Whether another link may be made.
+    pub(crate) fn has_room_for_link(&self) -> bool {
+        self.links.lock().len() < self.limits.links_max
+    }
+
     pub(crate) fn next_link_number(&self) -> u64 {
         self.next_link.fetch_add(1, Ordering::Relaxed)
     }
@@ -230,8 +251,22 @@ impl Node {
         }
     }
 
-    /// What this node says of itself in READY.
-    pub(crate) fn hello(&self) -> AmHello {
+    /// Sets memory aside for what a new peer may have unfinished here; `None` when there is none.
+    pub(crate) fn first_grant(&self) -> Option<Arc<Grant>> {
+        let grant = self.budget.first_grant(self.limits.credit_bytes);
+        if grant.is_none() {
+            self.counters.links_without_memory.increment(1);
+        }
+        grant.map(Arc::new)
+    }
+
+    /// What of a grant the peer is told.
+    pub(crate) fn granted(&self, grant: &Grant) -> Totals {
+        Totals { messages: grant.messages(self.limits.credit_messages), bytes: grant.len() }
+    }
+
+    /// What this node says of itself in READY, with what it grants.
+    pub(crate) fn hello(&self, granted: Totals) -> AmHello {
         AmHello {
             version: AM_VERSION,
             instance: self.instance,
@@ -239,14 +274,14 @@ impl Node {
             endpoints: self.endpoints().iter().map(ToString::to_string).collect(),
             host: self.host.clone(),
             max_message_len: self.limits.payload_len_max,
-            credit_messages: self.limits.credit_messages,
-            credit_bytes: self.limits.credit_bytes,
+            credit_messages: granted.messages,
+            credit_bytes: granted.bytes,
         }
     }
 
     /// What a link to a peer that said `hello` is made with.
-    pub(crate) fn link_settings(&self, hello: &Hello, dialled: bool) -> LinkSettings {
-        let ours = Totals { messages: self.limits.credit_messages, bytes: self.limits.credit_bytes };
+    pub(crate) fn link_settings(&self, hello: &Hello, dialled: bool, grant: &Grant) -> LinkSettings {
+        let ours = self.granted(grant);
         let large = |len: u64| Totals { messages: (len / PART_LEN as u64).max(1), bytes: len };
         let (theirs, their_len_max) = match &hello.own {
             Some(own) => {
@@ -269,6 +304,10 @@ impl Node {
             system_calls_max: self.limits.system_calls_max,
             pending_calls_max: self.limits.pending_calls_max,
             send_buffer_len_max: self.limits.send_buffer_len_max,
+            output_len_max: usize::try_from(self.limits.credit_bytes)
+                .unwrap_or(usize::MAX)
+                .max(self.limits.send_buffer_len_max),
+            budget: self.budget.clone(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
@@ -10,8 +10,10 @@ use tokio::sync::Notify;
 use super::dispatch::lane::Lanes;
 use super::node::Node;
 use crate::api::port::{BoxFuture, Calls, Port, PortError, Ticket, Waiting};
+use crate::clock;
 use crate::endpoint::Endpoint;
 use crate::id::{Incarnation, InstanceId};
+use crate::proto::backoff::Backoff;
 use crate::proto::outgoing::Outgoing;
 use crate::transport::link::{Link, SendError};
 
@@ -35,6 +37,8 @@ pub(crate) struct PeerCore {
     is_announced: AtomicBool,
     /// It is dialled again when its link is lost.
     is_redialled: AtomicBool,
+    /// The pauses before it is dialled again.
+    backoff: Mutex<Backoff>,
     pub(crate) lanes: Lanes,
 }
 
@@ -60,6 +64,7 @@ impl PeerCore {
             is_moving: AtomicBool::new(false),
             is_announced: AtomicBool::new(false),
             is_redialled: AtomicBool::new(false),
+            backoff: Mutex::default(),
             lanes: Lanes::default(),
         }
     }
@@ -158,6 +163,21 @@ impl PeerCore {
         self.is_redialled.load(Ordering::Acquire)
     }
 
+    /// How long to wait before it is dialled again; `draw` is a random number.
+    pub(crate) fn next_redial_wait(&self, draw: u32) -> Duration {
+        self.backoff.lock().next_wait(draw)
+    }
+
+    /// Dialling it again fails for a reason that will hardly pass.
+    pub(crate) fn redial_slowly(&self) {
+        self.backoff.lock().jump_to_max();
+    }
+
+    /// A link to it has lasted.
+    pub(crate) fn redial_soon(&self) {
+        self.backoff.lock().reset();
+    }
+
     /// No link will come any more: calls fail at once, and say why.
     pub(crate) fn give_up(&self, reason: PortError) {
         self.set_redialled(false);
@@ -244,7 +264,7 @@ impl PeerCore {
                 }
                 sent => {
                     let id = sent.map_err(|error| self.refused(error))?;
-                    return Ok(Self::ticket(&message.as_outgoing(Instant::now()), &link, id));
+                    return Ok(Self::ticket(&message.as_outgoing(clock::now()), &link, id));
                 }
             }
         }
@@ -259,8 +279,7 @@ impl PeerCore {
             }
         }
         let mut place = Place(link, None);
-        std::future::poll_fn(|cx| link.poll_send(&message.as_outgoing(Instant::now()), &mut place.1, cx))
-            .await
+        std::future::poll_fn(|cx| link.poll_send(&message.as_outgoing(clock::now()), &mut place.1, cx)).await
     }
 }
 
@@ -297,7 +316,7 @@ impl Port for PeerCore {
         Box::pin(async move {
             let nested = message.depth > 0;
             let deadline = message.deadline;
-            let until = if nested { deadline.min(Instant::now() + NESTED_WAIT_MAX) } else { deadline };
+            let until = if nested { deadline.min(clock::now() + NESTED_WAIT_MAX) } else { deadline };
             let sent = self.send_when_possible(message);
             match tokio::time::timeout_at(until.into(), sent).await {
                 Ok(sent) => sent,

@@ -9,13 +9,14 @@ use crate::wire::header::Header;
 #[inline]
 pub(crate) fn handle_reply(link: &Link, header: &Header<'_>, payload: Received<'_>) -> bool {
     let codec = header.codec;
+    // From here on the link's account holds it.
+    let (payload, hold) = payload.into_payload();
+    drop(hold);
     let reply = match header.kind {
         Kind::Ack => Reply::Ack,
-        Kind::Response => Reply::Response { codec, payload: payload.into_payload() },
-        Kind::Receipt => {
-            Reply::Receipt(ReceiptReply { status: header.aux, codec, payload: payload.into_payload() })
-        }
-        Kind::Nack => Reply::Nack { code: NackCode::from_u8(header.aux), text: payload.into_payload() },
+        Kind::Response => Reply::Response { codec, payload },
+        Kind::Receipt => Reply::Receipt(ReceiptReply { status: header.aux, codec, payload }),
+        Kind::Nack => Reply::Nack { code: NackCode::from_u8(header.aux), text: payload },
         Kind::Message | Kind::Cancel | Kind::Credit | Kind::Chunk | Kind::Bye => return false,
     };
     link.handle_reply(header.id, reply)

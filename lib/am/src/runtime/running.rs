@@ -6,10 +6,16 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::api::context::Request;
+use crate::proto::budget::Grant;
 
 /// Requests by message id. Ids are a peer's choice, hence the standard library's keyed hasher.
-#[derive(Debug, Default)]
-pub(crate) struct Running(Mutex<Table>);
+///
+/// Every message that is held here keeps this alive, and with it the grant that pays for it.
+#[derive(Debug)]
+pub(crate) struct Running {
+    table: Mutex<Table>,
+    grant: Arc<Grant>,
+}
 
 #[derive(Debug, Default)]
 struct Table {
@@ -18,9 +24,18 @@ struct Table {
 }
 
 impl Running {
+    pub(crate) fn new(grant: Arc<Grant>) -> Self {
+        Self { table: Mutex::default(), grant }
+    }
+
+    /// What the peer may have unfinished here.
+    pub(crate) fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
     /// Adds a request. One whose id is in use already stays unknown to Cancel: only its sender suffers.
     pub(crate) fn insert(&self, request: &Arc<Request>) {
-        let mut table = self.0.lock();
+        let mut table = self.table.lock();
         if table.is_over {
             drop(table);
             request.cancel();
@@ -30,14 +45,14 @@ impl Running {
     }
 
     pub(crate) fn remove(&self, request: &Arc<Request>) {
-        let mut table = self.0.lock();
+        let mut table = self.table.lock();
         if table.requests.get(&request.number).is_some_and(|known| Arc::ptr_eq(known, request)) {
             table.requests.remove(&request.number);
         }
     }
 
     pub(crate) fn cancel(&self, number: u64) -> bool {
-        let request = self.0.lock().requests.get(&number).cloned();
+        let request = self.table.lock().requests.get(&number).cloned();
         request.is_some_and(|request| {
             request.cancel();
             true
@@ -47,10 +62,13 @@ impl Running {
     /// The link is lost: nobody waits for any of them.
     pub(crate) fn cancel_all(&self) {
         let requests = {
-            let mut table = self.0.lock();
+            let mut table = self.table.lock();
             table.is_over = true;
             std::mem::take(&mut table.requests)
         };
-        requests.into_values().for_each(|request| request.cancel());
+        // In the order of their ids, so that runs of a simulation are alike.
+        let mut requests: Vec<_> = requests.into_values().collect();
+        requests.sort_unstable_by_key(|request| request.number);
+        requests.into_iter().for_each(|request| request.cancel());
     }
 }

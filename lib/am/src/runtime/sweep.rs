@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use std::sync::atomic::Ordering;
 
 use super::node::Node;
+use crate::clock;
 use crate::transport::link::LinkEnd;
 
 /// One tick.
@@ -23,7 +24,7 @@ const SILENCE_INTERVAL_MAX: Duration = Duration::from_millis(500);
 
 /// Runs until the node stops.
 pub(crate) async fn run(node: Arc<Node>) {
-    let mut last = Instant::now();
+    let mut last = clock::now();
     let mut silence_checked = last;
     let mut idle_ticks = 0;
     let mut rest = Duration::ZERO;
@@ -37,7 +38,7 @@ pub(crate) async fn run(node: Arc<Node>) {
             idle_ticks = 0;
             node.sweep_is_idle.store(false, Ordering::Relaxed);
         }
-        let now = Instant::now();
+        let now = clock::now();
         let elapsed = now.duration_since(last);
         last = now;
         rest += elapsed;
@@ -51,11 +52,15 @@ pub(crate) async fn run(node: Arc<Node>) {
             continue;
         }
         let links = node.links.lock().clone();
-        let mut busy = !node.handler_waiters.is_empty();
+        let was_short = node.budget.was_short();
+        let mut busy = was_short || !node.handler_waiters.is_empty();
         for entry in &links {
             if entry.link.needs_sweep() {
                 busy = true;
                 entry.link.sweep(now);
+            }
+            if was_short {
+                entry.link.retry_for_memory();
             }
             let (messages, octets) = entry.link.take_sent();
             if messages + octets > 0 {

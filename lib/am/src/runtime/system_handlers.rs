@@ -4,7 +4,7 @@
 //! still answers them.
 
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,7 @@ use crate::api::call_error::HandlerError;
 use crate::api::context::InlineContext;
 use crate::api::control::{ContractInfo, DispatchMode, ResponseType};
 use crate::api::handler::{Handler, Reply};
+use crate::clock;
 use crate::error::RegisterError;
 use crate::wire::zmtp::properties::AM_VERSION;
 
@@ -111,7 +112,7 @@ fn health(node: &Node) -> Health {
     Health {
         status: if node.is_draining() { "draining" } else { "ok" },
         version: env!("CARGO_PKG_VERSION"),
-        uptime_s: node.started.elapsed().as_secs(),
+        uptime_s: clock::now().duration_since(node.started).as_secs(),
         draining: node.is_draining(),
         running: links.iter().map(|entry| u64::try_from(entry.link.answering()).unwrap_or(0)).sum(),
         peers: node.peers.read().len(),
@@ -166,7 +167,7 @@ fn request_shutdown(node: &Arc<Node>, cx: &InlineContext<'_>) -> Result<Shutdown
 }
 
 fn wait_for_handler(node: &Arc<Node>, request: &WaitRequest, reply: Reply<WaitAnswer>) {
-    let deadline = Instant::now() + Duration::from_millis(request.timeout_ms).min(WAIT_MAX);
+    let deadline = clock::now() + Duration::from_millis(request.timeout_ms).min(WAIT_MAX);
     let registry = node.registry.clone();
     let name = request.name.clone();
     let is_there = || registry.find(name.as_bytes()).is_some();

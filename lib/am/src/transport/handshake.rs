@@ -35,56 +35,87 @@ impl ShakeError {
     }
 }
 
-/// Shakes hands; gives what the peer said and the octets that came behind. `judge` may refuse the peer before our
-/// answer leaves. Ends at `deadline`, with an error that says what the peer still owed.
-///
-/// # Errors
-///
-/// [`ShakeError`]; the stream is of no use then.
-pub async fn shake(
-    stream: &mut ByteStream,
-    role: Role,
-    local: AmHello,
-    judge: impl FnOnce(&Hello) -> Result<(), String> + Send,
-    deadline: tokio::time::Instant,
-) -> Result<(Hello, Vec<u8>), ShakeError> {
-    let mut handshake = Handshake::new(role, local);
-    let mut judge = Some(judge);
-    let mut input: Vec<u8> = Vec::new();
-    loop {
-        write_all(&*stream.writer, &handshake.take_output()).await?;
-        match handshake.status() {
-            Status::Done => {
-                let peer = handshake.into_peer().ok_or_else(|| {
-                    ShakeError::Refused("the handshake ended without a READY of the peer".to_owned())
-                })?;
-                return Ok((peer, input));
-            }
-            Status::NeedAnswer => {
-                if let (Some(peer), Some(judge)) = (handshake.peer(), judge.take()) {
-                    judge(peer).map_err(ShakeError::Refused)?;
-                }
-                handshake.answer();
-            }
-            Status::NeedInput => {
-                let reading = std::future::poll_fn(|cx| stream.reader.poll_read(cx, &mut input, READ_LEN));
-                let read = match tokio::time::timeout_at(deadline, reading).await {
-                    Ok(read) => read?,
-                    Err(_) => 0,
-                };
-                if read == 0 {
-                    return Err(handshake.unfinished().into());
-                }
-                let taken = handshake.handle_input(&input);
-                if let Ok(used) = taken {
-                    input.drain(..used.min(input.len()));
-                    continue;
-                }
-                // The peer may wait for our greeting before it looks at its own mistake.
-                let _ = write_all(&*stream.writer, &handshake.take_output()).await;
-                taken?;
+/// A handshake under way. Cancel safe as far as the stream is dropped with it.
+#[derive(Debug)]
+pub struct Shaking {
+    handshake: Handshake,
+    input: Vec<u8>,
+}
+
+impl Shaking {
+    /// Begins; nothing is sent yet.
+    #[must_use]
+    pub fn new(role: Role, local: AmHello) -> Self {
+        Self { handshake: Handshake::new(role, local), input: Vec::new() }
+    }
+
+    /// Goes on until the peer has said who it is and our answer is due (`true`), or all is said (`false`). Ends at
+    /// `deadline`, with an error that says what the peer still owed.
+    ///
+    /// # Errors
+    ///
+    /// [`ShakeError`]; the stream is of no use then.
+    pub async fn advance(
+        &mut self,
+        stream: &mut ByteStream,
+        deadline: tokio::time::Instant,
+    ) -> Result<bool, ShakeError> {
+        loop {
+            write_all(&*stream.writer, &self.handshake.take_output()).await?;
+            match self.handshake.status() {
+                Status::Done => return Ok(false),
+                Status::NeedAnswer => return Ok(true),
+                Status::NeedInput => self.take_input(stream, deadline).await?,
             }
         }
+    }
+
+    async fn take_input(
+        &mut self,
+        stream: &mut ByteStream,
+        deadline: tokio::time::Instant,
+    ) -> Result<(), ShakeError> {
+        let reading = std::future::poll_fn(|cx| stream.reader.poll_read(cx, &mut self.input, READ_LEN));
+        let read = match tokio::time::timeout_at(deadline, reading).await {
+            Ok(read) => read?,
+            Err(_) => 0,
+        };
+        if read == 0 {
+            return Err(self.handshake.unfinished().into());
+        }
+        match self.handshake.handle_input(&self.input) {
+            Ok(used) => {
+                self.input.drain(..used.min(self.input.len()));
+                Ok(())
+            }
+            Err(error) => {
+                // The peer may wait for our greeting before it looks at its own mistake.
+                let _ = write_all(&*stream.writer, &self.handshake.take_output()).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Who the peer says it is, once it has.
+    #[must_use]
+    pub const fn peer(&self) -> Option<&Hello> {
+        self.handshake.peer()
+    }
+
+    /// Accepts the peer, and grants it credit for so many messages and bytes.
+    pub fn answer(&mut self, messages: u64, bytes: u64) {
+        self.handshake.grant(messages, bytes);
+        self.handshake.answer();
+    }
+
+    /// What the peer said, and the octets that came behind.
+    ///
+    /// # Errors
+    ///
+    /// When the peer has not said who it is.
+    pub fn finish(self) -> Result<(Hello, Vec<u8>), ShakeError> {
+        let silent = || ShakeError::Refused("the handshake ended without a READY of the peer".to_owned());
+        Ok((self.handshake.into_peer().ok_or_else(silent)?, self.input))
     }
 }
 

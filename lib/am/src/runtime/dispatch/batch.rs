@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::group::complete_soon;
 use super::job::{Job, panicked};
 use crate::api::handler_call::{BatchedFn, Failure};
 use crate::proto::credit::Charge;
@@ -66,19 +67,21 @@ impl Batcher {
             }
         };
         if let Some(jobs) = full {
-            let (entry, call) = (entry.clone(), rule.call.clone());
-            node.spawner.spawn_handler(async move { run(&entry, jobs, &call).await });
+            let (owner, entry, call) = (node.clone(), entry.clone(), rule.call.clone());
+            node.spawner.spawn_handler(async move { run(&owner, &entry, jobs, &call).await });
         }
         if let Some(number) = timer {
             let (call, age_max, draining) = (rule.call.clone(), rule.age_max, node.drain_token.clone());
+            let owner = node.clone();
             node.spawner.spawn_handler(async move {
                 // A node that goes waits for no more messages.
                 tokio::select! {
+                    biased;
                     () = tokio::time::sleep(age_max) => {}
                     () = draining.cancelled() => {}
                 }
                 let jobs = entry.batcher.take_if(number);
-                run(&entry, jobs, &call).await;
+                run(&owner, &entry, jobs, &call).await;
             });
         }
         None
@@ -97,7 +100,7 @@ pub(crate) struct BatchRule<'a> {
     pub(crate) age_max: Duration,
 }
 
-async fn run(entry: &Entry, mut jobs: Vec<Job>, call: &Arc<BatchedFn>) {
+async fn run(node: &Arc<Node>, entry: &Entry, mut jobs: Vec<Job>, call: &Arc<BatchedFn>) {
     if jobs.is_empty() {
         return;
     }
@@ -137,8 +140,11 @@ async fn run(entry: &Entry, mut jobs: Vec<Job>, call: &Arc<BatchedFn>) {
         let lost = || Failure { code: NackCode::HandlerError, text: "the batch gave no result".to_owned() };
         let answered = answers.remove(&Arc::as_ptr(&job.request)).unwrap_or_else(|| Err(lost()));
         match &link {
-            Some(link) if Arc::ptr_eq(link, &job.link) => job.complete(answered, &mut done),
-            _ => job.complete_alone(answered),
+            Some(link) if Arc::ptr_eq(link, &job.link) && !job.needs_room() => {
+                job.complete(answered, &mut done);
+            }
+            // One peer that does not read holds up no other.
+            _ => complete_soon(node, job, answered, |_| {}),
         }
     }
     if let Some(link) = link.filter(|_| !done.is_zero()) {
@@ -175,19 +181,30 @@ pub(crate) fn spawn_blocking(node: &Arc<Node>, job: Job) {
     node.spawner.spawn_blocking(move || run_blocking(&owner, job));
 }
 
+/// Runs a job, and then on the same thread those that wait for its place.
 fn run_blocking(node: &Arc<Node>, mut job: Job) {
-    let entry: Arc<Entry> = job.entry.clone();
-    let answered = match job.too_late() {
-        Some(failure) => Err(failure),
-        None => {
-            let (context, payload) = (job.context(), job.take_payload());
-            let crate::api::handler_call::HandlerCall::Blocking(call) = &entry.call else { return };
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| call(context, payload)))
-                .unwrap_or_else(|panic| Err(panicked(&*panic)))
+    loop {
+        let entry: Arc<Entry> = job.entry.clone();
+        let answered = match job.too_late() {
+            Some(failure) => Err(failure),
+            None => {
+                let (context, payload) = (job.context(), job.take_payload());
+                let crate::api::handler_call::HandlerCall::Blocking(call) = &entry.call else { return };
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| call(context, payload)))
+                    .unwrap_or_else(|panic| Err(panicked(&*panic)))
+            }
+        };
+        if job.needs_room() {
+            return complete_soon(node, job, answered, move |node| {
+                if let Some(next) = entry.gate.leave() {
+                    spawn_blocking(node, next);
+                }
+            });
         }
-    };
-    job.complete_alone(answered);
-    if let Some(next) = entry.gate.leave() {
-        spawn_blocking(node, next);
+        job.complete_alone(answered);
+        match entry.gate.leave() {
+            Some(next) => job = next,
+            None => return,
+        }
     }
 }

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use super::job::{Caught, Job, start};
-use crate::api::handler_call::{Answered, HandlerCall};
+use crate::api::handler_call::{Answered, Failure, HandlerCall};
 use crate::proto::credit::Charge;
 use crate::runtime::node::Node;
+use crate::wire::codes::NackCode;
 
 /// Messages that share a task.
 pub(crate) const GROUP_LEN: usize = 16;
@@ -84,15 +85,45 @@ pub(crate) async fn run_one(mut job: Job) {
     complete_with_room(job, answered).await;
 }
 
-/// A response waits for room in the send buffer until its caller stops waiting for it.
-async fn complete_with_room(job: Job, answered: Answered) {
-    if job.needs_room() {
-        let deadline = tokio::time::Instant::from_std(job.request.deadline);
-        if tokio::time::timeout_at(deadline, job.link.room()).await.is_err() {
-            tracing::debug!(id = %job.request.id(), "dropped an answer whose caller no longer waits for it");
+/// A response waits for room in the send buffer until its caller stops waiting for it; meanwhile it is charged to
+/// the node's memory, and when there is none, its caller is told so instead.
+async fn complete_with_room(job: Job, mut answered: Answered) {
+    let deadline = tokio::time::Instant::from_std(job.request.deadline);
+    let mut hold = None;
+    while job.needs_room() {
+        if hold.is_none() {
+            hold = job.hold_answer(&answered);
         }
+        let text = if hold.is_none() {
+            "there was no memory to keep the answer until it can be sent"
+        } else if tokio::time::timeout_at(deadline, job.link.room()).await.is_err() {
+            "the answer could not be sent before the deadline: the link took no more"
+        } else {
+            continue;
+        };
+        tracing::debug!(id = %job.request.id(), "dropped an answer: {text}");
+        answered = Err(Failure { code: NackCode::HandlerError, text: text.to_owned() });
+        break;
     }
     job.complete_alone(answered);
+}
+
+/// Ends a job that is not ended by a task which may wait, then does what is to be done `after` it.
+pub(crate) fn complete_soon(
+    node: &Arc<Node>,
+    job: Job,
+    answered: Answered,
+    after: impl FnOnce(&Arc<Node>) + Send + 'static,
+) {
+    if !job.needs_room() {
+        job.complete_alone(answered);
+        return after(node);
+    }
+    let owner = node.clone();
+    node.spawner.spawn_handler(async move {
+        complete_with_room(job, answered).await;
+        after(&owner);
+    });
 }
 
 fn begin(job: &mut Job) -> Caught {
@@ -109,8 +140,7 @@ fn begin(job: &mut Job) -> Caught {
         | HandlerCall::Batched { .. }
         | HandlerCall::Deferred(_) => {
             let text = format!("`{}` is no spawned handler", job.entry.name);
-            let failure =
-                crate::api::handler_call::Failure { code: crate::wire::codes::NackCode::HandlerError, text };
+            let failure = Failure { code: NackCode::HandlerError, text };
             Caught(Box::pin(std::future::ready(Err(failure))))
         }
     }

@@ -5,11 +5,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use crate::api::context::{ActiveMessageContext, Request};
 use crate::api::handler_call::{Answered, Failure};
 use crate::api::port::BoxFuture;
+use crate::clock;
+use crate::proto::budget::Hold;
 use crate::proto::credit::Charge;
 use crate::proto::outgoing::PayloadSource;
 use crate::proto::payload::Payload;
@@ -24,6 +25,9 @@ pub(crate) struct Job {
     pub(crate) entry: Arc<Entry>,
     pub(crate) request: Arc<Request>,
     pub(crate) payload: Payload,
+    /// What the payload holds of the node's memory.
+    #[expect(dead_code, reason = "kept until the job ends: its drop gives the memory back")]
+    pub(crate) hold: Option<Hold>,
     pub(crate) envelope: Box<[u8]>,
     pub(crate) link: Arc<Link>,
     pub(crate) running: Arc<Running>,
@@ -36,7 +40,7 @@ impl Job {
         if self.request.is_cancelled() {
             return Some(Failure { code: NackCode::Cancelled, text: "cancelled before it ran".to_owned() });
         }
-        let is_late = self.request.mode.is_answered() && self.request.deadline <= Instant::now();
+        let is_late = self.request.mode.is_answered() && self.request.deadline <= clock::now();
         is_late.then(|| Failure {
             code: NackCode::Expired,
             text: format!("the deadline passed before `{}` could start", self.entry.name),
@@ -54,6 +58,15 @@ impl Job {
     /// Whether an answer that may be long is owed, so that it has to wait for room in the send buffer.
     pub(crate) fn needs_room(&self) -> bool {
         self.request.mode.wants_response() && !self.link.has_room()
+    }
+
+    /// Memory for an answer that has to wait; `None` when there is none.
+    pub(crate) fn hold_answer(&self, answered: &Answered) -> Option<Hold> {
+        let len = match answered {
+            Ok(Some(value)) => value.payload.len(),
+            Ok(None) | Err(_) => 0,
+        };
+        self.link.settings().budget.hold(len as u64)
     }
 
     /// Ends the job. What is finished without an answer is added to `done`, for the caller to give back at once

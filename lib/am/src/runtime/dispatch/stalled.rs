@@ -56,7 +56,7 @@ impl Stalled {
                     }
                 }
             };
-            if job.needs_room() {
+            while job.needs_room() {
                 job.link.room().await;
             }
             run_inline(job);

@@ -44,17 +44,19 @@ impl Link {
         debug_assert!(!shared.writing, "whoever writes has asked first");
         let own = self.settings.own_peer;
         let mut rounds = 0;
+        let Some(writer) = shared.writer.clone() else { return };
         while let Some(batch) = shared.take_batch(own, with_credit && rounds == 0) {
             shared.writing = true;
+            shared.in_socket = true;
             drop(shared);
             let (mut progress, mut written) = (Progress::default(), 0);
-            let result = batch.write_to(&*self.writer, &mut progress, &mut written);
+            let result = batch.write_to(&*writer, &mut progress, &mut written);
             shared = self.shared.lock();
-            shared.written += written;
+            shared.note_written(written);
             let woken = match result {
                 Ok(true) => {
                     shared.writing = false;
-                    shared.finish_batch(batch, self.ticks.now(), self.settings.own_peer);
+                    shared.finish_batch(batch, self.ticks.now());
                     std::mem::take(&mut shared.room)
                 }
                 Ok(false) => {
@@ -97,7 +99,7 @@ impl Link {
             shared.closed = true;
             shared.writing = false;
             shared.handed = None;
-            shared.large.clear();
+            shared.drop_large(|_| true);
             (shared.take_senders(), std::mem::take(&mut shared.room), shared.flusher.take())
         };
         senders.chain(room).chain(flusher).for_each(Waker::wake);
@@ -145,25 +147,34 @@ impl Link {
 
     /// Finishes a batch that the socket did not take at once; `false` when sending is over.
     async fn write_handed(&self, batch: SendBuffer, mut progress: Progress) -> bool {
+        let Some(writer) = self.shared.lock().writer.clone() else { return false };
         loop {
-            let writable = std::future::poll_fn(|cx| self.writer.poll_writable(cx));
+            let writable = std::future::poll_fn(|cx| writer.poll_writable(cx));
             let waited = tokio::select! {
                 biased;
                 () = self.ending() => return false,
                 waited = writable => waited,
             };
             let mut written = 0;
+            {
+                let mut shared = self.shared.lock();
+                // What has been declared not sent must not leave any more.
+                if shared.closed {
+                    return false;
+                }
+                shared.in_socket = true;
+            }
             let result = match waited {
-                Ok(()) => batch.write_to(&*self.writer, &mut progress, &mut written),
+                Ok(()) => batch.write_to(&*writer, &mut progress, &mut written),
                 Err(error) => Err(error),
             };
             let mut shared = self.shared.lock();
-            shared.written += written;
+            shared.note_written(written);
             match result {
                 Ok(false) => {}
                 Ok(true) => {
                     shared.writing = false;
-                    shared.finish_batch(batch, self.ticks.now(), self.settings.own_peer);
+                    shared.finish_batch(batch, self.ticks.now());
                     let woken = std::mem::take(&mut shared.room);
                     self.flush_now(shared);
                     woken.into_iter().for_each(Waker::wake);

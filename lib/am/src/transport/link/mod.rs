@@ -14,6 +14,7 @@
 
 mod buffer;
 mod flush;
+mod large;
 mod pool;
 pub mod reader;
 mod send;
@@ -28,10 +29,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+pub use large::{LargeBuffer, Skipped};
 pub use reader::{Inbound, Received};
 pub use send::{Answer, AnswerBody, SendError};
 
 use super::StreamWriter;
+use crate::proto::budget::Budget;
 use crate::proto::credit::{CreditViolation, ReceiveCredit, Totals};
 use crate::proto::pending::{Outcome, Polled, ReceiptReply, Reply, SYSTEM_ID_BIT};
 use crate::wire::codes::{ChunkOf, CreditAccount};
@@ -73,6 +76,10 @@ pub struct LinkSettings {
     pub pending_calls_max: usize,
     /// Replies wait while more than this is queued, in octets.
     pub send_buffer_len_max: usize,
+    /// Messages wait while more than this is queued, in octets.
+    pub output_len_max: usize,
+    /// What the node may hold for all its links.
+    pub budget: Arc<Budget>,
 }
 
 /// The process's coarse clock: ticks of 10 ms, counted by the runtime's sweep while anything goes on.
@@ -111,6 +118,9 @@ pub enum LinkEnd {
     /// The peer does not read what it is sent.
     #[error("the peer does not read what it is sent")]
     SlowConsumer,
+    /// Another start of the peer has taken its place.
+    #[error("the peer has started anew")]
+    Replaced,
     /// `disconnect` was called.
     #[error("disconnected on request")]
     Disconnected,
@@ -126,7 +136,6 @@ pub enum LinkEnd {
 pub struct Link {
     number: u64,
     settings: LinkSettings,
-    writer: Box<dyn StreamWriter>,
     ticks: Arc<Ticks>,
     shared: Mutex<Shared>,
     end: OnceLock<LinkEnd>,
@@ -160,12 +169,11 @@ impl Link {
         writer: Box<dyn StreamWriter>,
         ticks: Arc<Ticks>,
     ) -> Arc<Self> {
-        let shared = Mutex::new(Shared::new(&settings));
+        let shared = Mutex::new(Shared::new(&settings, writer.into()));
         let received_tick = AtomicU64::new(ticks.now());
         Arc::new(Self {
             number,
             settings,
-            writer,
             ticks,
             shared,
             end: OnceLock::new(),
@@ -211,24 +219,28 @@ impl Link {
         };
         self.ended.cancel();
         // A peer that waits for our end of stream must see it, whoever still holds this link.
-        let _ = self.writer.shutdown();
+        self.shutdown_write();
         senders.chain(room).chain(flusher).for_each(Waker::wake);
     }
 
-    /// The reader has stopped, so no more replies come: fails what is pending. Gives how many one-way messages
-    /// had not left.
+    /// The reader has stopped, so no more replies come: fails what is pending, and lets go of the stream, however
+    /// long handlers and callers still hold the link.
     pub fn finish(&self) {
         let mut woken = Vec::new();
+        let writer;
         {
             let mut shared = self.shared.lock();
             shared.closed = true;
-            let written = shared.written;
-            shared.pending.fail_all(written, &mut woken);
-            shared.large.clear();
+            let sent_to = shared.sent_to();
+            shared.pending.fail_all(sent_to, &mut woken);
+            shared.drop_large(|_| true);
             shared.out.clear(0);
             shared.spare.clear(0);
-            shared.queued = written;
+            shared.queued = shared.written;
+            shared.release_account();
+            writer = shared.writer.take();
         }
+        drop(writer);
         woken.into_iter().for_each(Waker::wake);
     }
 
@@ -305,8 +317,9 @@ impl Link {
                 next_system = shared.senders[SYSTEM].front().map(|sender| sender.waker.clone());
             }
             if is_nack && !shared.large.is_empty() {
-                shared.large.retain(|large| large.id != id || large.of != ChunkOf::Message);
+                shared.drop_large(|large| large.id == id && large.of == ChunkOf::Message);
             }
+            let reply = shared.charge_reply(id & !SYSTEM_ID_BIT, reply);
             shared.pending.handle_reply(id & !SYSTEM_ID_BIT, reply)
         };
         next_system.into_iter().for_each(Waker::wake);
@@ -342,7 +355,12 @@ impl Link {
     /// Asks for the end of a call.
     #[inline]
     pub fn poll_outcome(&self, id: u64, cx: &Context<'_>) -> Poll<Outcome> {
-        let polled = self.shared.lock().pending.poll_outcome(id & !SYSTEM_ID_BIT, |old| waiter(old, cx));
+        let polled = {
+            let mut shared = self.shared.lock();
+            let polled = shared.pending.poll_outcome(id & !SYSTEM_ID_BIT, |old| waiter(old, cx));
+            shared.settle_account();
+            polled
+        };
         match polled {
             Polled::Waiting => Poll::Pending,
             Polled::Ready(outcome) => Poll::Ready(outcome),
@@ -401,6 +419,23 @@ impl Link {
             shared.out.clear(0);
             shared.spare.clear(0);
         }
+        shared.release_account();
+    }
+
+    /// Lets all try again who wait for memory, now that the budget may have some.
+    pub fn retry_for_memory(&self) {
+        let (senders, room) = {
+            let mut shared = self.shared.lock();
+            (shared.first_waiting(), std::mem::take(&mut shared.room))
+        };
+        senders.chain(room).for_each(Waker::wake);
+    }
+
+    /// The peer may have `window` unfinished here from now on; it is told at once.
+    pub fn grow_window(&self, window: Totals) {
+        let mut shared = self.shared.lock();
+        shared.receive_credit[ORDINARY].grow(window);
+        self.flush_now(shared);
     }
 
     /// Counts silence from now on.

@@ -13,8 +13,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::large::{LargeBuffer, LargeIn, Skipped};
 use super::pool::{self, CHUNK_LEN};
 use super::{Link, LinkEnd};
+use crate::clock;
+use crate::proto::budget::{Budget, Hold};
 use crate::proto::outgoing::SHARED_LEN_MIN;
 use crate::proto::payload::Payload;
 use crate::transport::StreamReader;
@@ -25,8 +28,6 @@ use crate::wire::zmtp::decoder::{Decoder, PayloadLimits, Step};
 const CLOCK_INTERVAL_COUNT: u32 = 128;
 /// How long the reader goes on before it lets other tasks of its thread run.
 const TURN_MAX: Duration = Duration::from_micros(200);
-/// A frame's own buffer grows by so many octets at a time, as they come.
-const LARGE_STEP_LEN: usize = 1 << 20;
 /// PINGs of a peer within a second before it is taken for hostile (libzmq with an interval of 1 ms is honest).
 const PINGS_PER_SECOND_MAX: u32 = 1000;
 /// Commands that mean nothing to us, likewise.
@@ -46,11 +47,21 @@ pub trait Inbound: Send {
     /// A message whose frames are wrong; `first` is what could be kept of its first frame, at most 16 octets.
     fn malformed(&mut self, first: &[u8], envelope: &[u8]);
 
-    /// A message whose payload is over the limit and was skipped.
-    fn too_large(&mut self, header: &[u8], envelope: &[u8], payload_len: u64);
+    /// A message whose payload was skipped. `Err` ends the link.
+    ///
+    /// # Errors
+    ///
+    /// As for [`message`](Self::message).
+    fn skipped(
+        &mut self,
+        header: &[u8],
+        envelope: &[u8],
+        payload_len: u64,
+        why: Skipped,
+    ) -> Result<(), LinkEnd>;
 
-    /// A buffer to which the octets of a large payload are appended; it comes back as [`Received::Owned`].
-    fn large_buffer(&mut self, header: &[u8]) -> Vec<u8>;
+    /// Where a large payload goes; its buffer comes back in [`Received::Owned`].
+    fn large_buffer(&mut self, header: &[u8]) -> LargeBuffer;
 
     /// All messages of one turn have been handed over.
     fn end_turn(&mut self);
@@ -70,7 +81,12 @@ pub enum Received<'a> {
         chunk: Option<&'a Bytes>,
     },
     /// In a buffer of its own.
-    Owned(Vec<u8>),
+    Owned {
+        /// The octets.
+        buffer: Vec<u8>,
+        /// What it holds of the node's memory.
+        hold: Option<Hold>,
+    },
 }
 
 impl Received<'_> {
@@ -80,34 +96,22 @@ impl Received<'_> {
     pub fn as_slice(&self) -> &[u8] {
         match self {
             Self::Lent { bytes, .. } => bytes,
-            Self::Owned(bytes) => bytes,
+            Self::Owned { buffer, .. } => buffer,
         }
     }
 
-    /// A payload that outlives the turn: a copy below 16 KiB, else the octets where they are.
+    /// A payload that outlives the turn: a copy below 16 KiB, else the octets where they are; and what it holds.
     #[inline]
     #[must_use]
-    pub fn into_payload(self) -> Payload {
+    pub fn into_payload(self) -> (Payload, Option<Hold>) {
         match self {
             Self::Lent { bytes, chunk: Some(chunk) } if bytes.len() >= SHARED_LEN_MIN => {
-                Payload::from(chunk.slice_ref(bytes))
+                (Payload::from(chunk.slice_ref(bytes)), None)
             }
-            Self::Lent { bytes, .. } => Payload::copy_from(bytes),
-            Self::Owned(bytes) => Payload::from(bytes),
+            Self::Lent { bytes, .. } => (Payload::copy_from(bytes), None),
+            Self::Owned { buffer, hold } => (Payload::from(buffer), hold),
         }
     }
-}
-
-/// A payload with a buffer of its own that is still coming.
-#[derive(Debug)]
-struct LargeIn {
-    buffer: Vec<u8>,
-    /// Octets of `buffer` that are counted in `remaining` already.
-    counted: usize,
-    remaining: u64,
-    /// `false`: over the limit, so its octets are dropped.
-    kept: bool,
-    payload_len: u64,
 }
 
 struct Reader<'a, I> {
@@ -119,6 +123,7 @@ struct Reader<'a, I> {
     /// What of the chunk a turn that was cut short has handed over already.
     at: usize,
     large: Option<LargeIn>,
+    budget: Arc<Budget>,
     commands: CommandMeter,
     turn_began: Instant,
 }
@@ -151,8 +156,9 @@ pub async fn read_loop<I: Inbound>(
         chunk,
         at: 0,
         large: None,
+        budget: settings.budget.clone(),
         commands: CommandMeter::default(),
-        turn_began: Instant::now(),
+        turn_began: clock::now(),
     };
     let end = reader.run(busy_poll).await;
     pool::give(std::mem::take(&mut reader.chunk));
@@ -171,9 +177,9 @@ impl<I: Inbound> Reader<'_, I> {
             match self.take_messages() {
                 Ok(done) => {
                     self.inbound.end_turn();
-                    if !done || self.turn_began.elapsed() >= TURN_MAX {
+                    if !done || clock::now().duration_since(self.turn_began) >= TURN_MAX {
                         tokio::task::yield_now().await;
-                        self.turn_began = Instant::now();
+                        self.turn_began = clock::now();
                     }
                     if !done && link.end_reason().is_none() {
                         continue;
@@ -217,7 +223,7 @@ impl<I: Inbound> Reader<'_, I> {
     async fn spin(&mut self, patience: Duration) -> Option<std::io::Result<usize>> {
         /// Empty turns before the runtime's other tasks get one.
         const TRIES: u32 = 16;
-        let began = Instant::now();
+        let began = clock::now();
         // What the last turn woke runs first.
         tokio::task::yield_now().await;
         loop {
@@ -227,7 +233,7 @@ impl<I: Inbound> Reader<'_, I> {
                     read => return Some(read),
                 }
             }
-            if began.elapsed() >= patience || self.link.end_reason().is_some() {
+            if clock::now().duration_since(began) >= patience || self.link.end_reason().is_some() {
                 return None;
             }
             tokio::task::yield_now().await;
@@ -238,9 +244,8 @@ impl<I: Inbound> Reader<'_, I> {
         if self.inbound.poll_readable(cx).is_pending() {
             return Poll::Pending;
         }
-        if let Some(large) = self.large.as_mut().filter(|large| large.kept) {
-            let len = step_len(large);
-            return self.stream.poll_read(cx, &mut large.buffer, len);
+        if let Some((buffer, len)) = self.large.as_mut().and_then(|large| large.room(&self.budget)) {
+            return self.stream.poll_read(cx, buffer, len);
         }
         if self.chunk.capacity() == 0 {
             self.chunk = pool::take();
@@ -254,9 +259,8 @@ impl<I: Inbound> Reader<'_, I> {
     }
 
     fn try_read(&mut self) -> std::io::Result<usize> {
-        if let Some(large) = self.large.as_mut().filter(|large| large.kept) {
-            let len = step_len(large);
-            return self.stream.try_read(&mut large.buffer, len);
+        if let Some((buffer, len)) = self.large.as_mut().and_then(|large| large.room(&self.budget)) {
+            return self.stream.try_read(buffer, len);
         }
         if self.chunk.capacity() == 0 {
             self.chunk = pool::take();
@@ -274,8 +278,8 @@ impl<I: Inbound> Reader<'_, I> {
             let data: &[u8] = frozen.as_ref().map_or(&self.chunk, |bytes| bytes);
             let mut input = data.get(at..).unwrap_or_default();
             if let Some(mut large) = self.large.take() {
-                at += take_large(&mut large, input);
-                if large.remaining > 0 {
+                at += large.take(input, &self.budget);
+                if !large.is_whole() {
                     self.large = Some(large);
                     break true;
                 }
@@ -307,15 +311,12 @@ impl<I: Inbound> Reader<'_, I> {
                     used
                 }
                 Step::Large { payload_len, used } => {
-                    let buffer = self.inbound.large_buffer(&self.decoder.held().header);
-                    let counted = buffer.len();
-                    let remaining = payload_len;
-                    self.large = Some(LargeIn { buffer, counted, remaining, kept: true, payload_len });
+                    let place = self.inbound.large_buffer(&self.decoder.held().header);
+                    self.large = Some(LargeIn::new(place, payload_len));
                     used
                 }
                 Step::TooLarge { payload_len, used } => {
-                    let (buffer, remaining) = (Vec::new(), payload_len);
-                    self.large = Some(LargeIn { buffer, counted: 0, remaining, kept: false, payload_len });
+                    self.large = Some(LargeIn::too_large(payload_len));
                     used
                 }
                 Step::Command { body, used } => {
@@ -330,7 +331,7 @@ impl<I: Inbound> Reader<'_, I> {
             };
             at += used;
             count += 1;
-            if count % CLOCK_INTERVAL_COUNT == 0 && self.turn_began.elapsed() >= TURN_MAX {
+            if count % CLOCK_INTERVAL_COUNT == 0 && clock::now().duration_since(self.turn_began) >= TURN_MAX {
                 break false;
             }
         };
@@ -365,35 +366,10 @@ impl<I: Inbound> Reader<'_, I> {
 
 fn deliver_large<I: Inbound>(inbound: &mut I, decoder: &Decoder, large: LargeIn) -> Result<(), LinkEnd> {
     let held = decoder.held();
-    if large.kept {
-        return inbound.message(&held.header, &held.envelope, Received::Owned(large.buffer));
+    match large.finish() {
+        Ok((buffer, hold)) => inbound.message(&held.header, &held.envelope, Received::Owned { buffer, hold }),
+        Err((payload_len, why)) => inbound.skipped(&held.header, &held.envelope, payload_len, why),
     }
-    inbound.too_large(&held.header, &held.envelope, large.payload_len);
-    Ok(())
-}
-
-/// Counts what was read into the buffer of a large payload directly, and takes what `input` has of the rest;
-/// gives how much of `input` was consumed.
-fn take_large(large: &mut LargeIn, input: &[u8]) -> usize {
-    large.remaining -= (large.buffer.len() - large.counted) as u64;
-    let remaining = usize::try_from(large.remaining).unwrap_or(usize::MAX);
-    let len = remaining.min(input.len());
-    if large.kept && len > 0 {
-        large.buffer.reserve_exact(remaining.min(LARGE_STEP_LEN).max(len));
-        large.buffer.extend_from_slice(input.get(..len).unwrap_or_default());
-    }
-    large.counted = large.buffer.len();
-    large.remaining -= len as u64;
-    len
-}
-
-fn step_len(large: &mut LargeIn) -> usize {
-    let remaining = usize::try_from(large.remaining).unwrap_or(usize::MAX);
-    let spare = large.buffer.capacity() - large.buffer.len();
-    if spare == 0 {
-        large.buffer.reserve_exact(remaining.min(LARGE_STEP_LEN));
-    }
-    (large.buffer.capacity() - large.buffer.len()).min(remaining)
 }
 
 /// Counts the commands that cost a peer nothing.

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::MutexGuard;
 
 use super::state::{LARGE, LargeOut, ORDINARY, SYSTEM, Shared, WaitingSender};
 use super::{Link, LinkEnd, PART_LEN, account_of};
+use crate::clock;
 use crate::proto::credit::{Charge, ReceiveCredit, Totals};
 use crate::proto::outgoing::{Outgoing, PayloadSource, SHARED_LEN_MIN};
 use crate::proto::pending::{SYSTEM_ID_BIT, UNTRACKED_ID_BIT};
@@ -171,7 +171,7 @@ impl Link {
         let is_system = queue == SYSTEM;
         let account = if queue == LARGE { LARGE } else { ORDINARY };
         let mut shared = self.shared.lock();
-        self.admit(&shared, queue, ticket)?;
+        self.admit(&mut shared, queue, ticket, payload_len)?;
         let id = self.track(&mut shared, message, is_system)?;
         let before = shared.out.len();
         if self.settings.wants_envelope {
@@ -218,7 +218,13 @@ impl Link {
     }
 
     #[inline]
-    fn admit(&self, shared: &Shared, queue: usize, ticket: Option<u64>) -> Result<(), SendError> {
+    fn admit(
+        &self,
+        shared: &mut Shared,
+        queue: usize,
+        ticket: Option<u64>,
+        payload_len: usize,
+    ) -> Result<(), SendError> {
         if shared.closed {
             return Err(SendError::Ended);
         }
@@ -235,9 +241,13 @@ impl Link {
             _ if !self.settings.own_peer => shared.waiting_len() < self.settings.send_buffer_len_max,
             SYSTEM => shared.system_sent < self.settings.system_calls_max,
             LARGE => shared.send_credit[ORDINARY].can_start() && shared.send_credit[LARGE].can_start(),
-            _ => shared.send_credit[ORDINARY].can_start(),
+            // However much a peer grants, no more waits for it than it could have unfinished with us.
+            _ => {
+                shared.send_credit[ORDINARY].can_start()
+                    && shared.waiting_len() < self.settings.output_len_max
+            }
         };
-        if open { Ok(()) } else { Err(SendError::Full) }
+        if open && shared.covers(payload_len) { Ok(()) } else { Err(SendError::Full) }
     }
 
     #[inline]
@@ -248,7 +258,7 @@ impl Link {
         }
         let offset = shared.queued;
         // A call always has a deadline; see `MessageBuilder`.
-        let deadline = message.deadline.unwrap_or_else(Instant::now);
+        let deadline = message.deadline.unwrap_or_else(clock::now);
         let id = shared
             .pending
             .insert(message.mode, deadline, offset)
@@ -340,7 +350,7 @@ impl Link {
             frame::encode_header(false, first.len(), octets);
             shared.out.push_shared(first);
             let finishes = answer.finishes;
-            shared.large.push_back(LargeOut { of: ChunkOf::Response, id: answer.id, rest, finishes });
+            shared.push_large(LargeOut { of: ChunkOf::Response, id: answer.id, rest, finishes });
         } else {
             if len > 0 {
                 frame::encode_header(false, len, octets);
@@ -349,6 +359,7 @@ impl Link {
             shared.out.finishes.add(answer.finishes);
         }
         shared.queued += (shared.out.len() - before) as u64;
+        shared.charge_answer();
     }
 
     /// The caller takes no value of this length; that is told instead, and the handler has run all the same.
@@ -374,14 +385,17 @@ impl Link {
 
     /// Ends a turn of the reader: counts what has come (`received`, since the link began), what of it is finished
     /// and what still owes an answer, and writes what the turn has queued.
-    pub fn end_turn(&self, finished: Charge, answering: i32, received: [Totals; 2]) {
+    /// `true` when the peer uses up what it was granted.
+    pub fn end_turn(&self, finished: Charge, answering: i32, received: [Totals; 2]) -> bool {
         let mut shared = self.shared.lock();
         shared.answering += answering;
         shared.received = received;
+        let is_used_up = shared.receive_credit[ORDINARY].is_used_up_by(received[ORDINARY]);
         shared.finish(finished, self.ticks.now());
         if !shared.writing && !shared.closed && shared.has_work() {
             self.write_now(shared, false);
         }
+        is_used_up
     }
 
     /// Messages without an answer are finished: their credit goes back.
@@ -402,7 +416,10 @@ impl Link {
     pub fn poll_unfinished_below(&self, received: Totals, limit: Totals, cx: &Context<'_>) -> Poll<()> {
         let mut shared = self.shared.lock();
         let unfinished = received.since(shared.receive_credit[ORDINARY].finished());
-        if shared.closed || (unfinished.messages < limit.messages && unfinished.bytes < limit.bytes) {
+        // What it is owed without having asked for work (errors, receipts) counts as well: it may not read.
+        let is_read = shared.waiting_len() <= self.settings.send_buffer_len_max;
+        let is_within = unfinished.messages < limit.messages && unfinished.bytes < limit.bytes;
+        if shared.closed || (is_within && is_read) {
             return Poll::Ready(());
         }
         shared.held = Some(cx.waker().clone());
@@ -464,25 +481,25 @@ impl Link {
 
     /// Whether an answer may be queued: the buffer is within its limit.
     pub fn has_room(&self) -> bool {
-        let shared = self.shared.lock();
-        shared.closed || shared.waiting_len() <= self.settings.send_buffer_len_max
+        self.shared.lock().has_room(self.settings.send_buffer_len_max)
     }
 
     /// Resolves when an answer may be queued, or the link has ended.
     pub async fn room(&self) {
         let limit = self.settings.send_buffer_len_max;
-        self.drained_to(limit).await;
+        self.wait_until(|shared| shared.has_room(limit)).await;
     }
 
     /// Resolves when all that was queued has been taken by the socket, or the link has ended.
     pub async fn drained(&self) {
-        self.drained_to(0).await;
+        self.wait_until(|shared| shared.closed || (shared.waiting_len() == 0 && shared.large.is_empty()))
+            .await;
     }
 
-    async fn drained_to(&self, limit: usize) {
+    async fn wait_until(&self, is_so: impl Fn(&Shared) -> bool) {
         std::future::poll_fn(|cx| {
             let mut shared = self.shared.lock();
-            if shared.closed || (shared.waiting_len() <= limit && (limit > 0 || shared.large.is_empty())) {
+            if is_so(&shared) {
                 return Poll::Ready(());
             }
             shared.room.push(cx.waker().clone());
@@ -493,7 +510,9 @@ impl Link {
 
     /// Ends the sending direction once nothing is owed any more; the peer reads the end of the stream.
     pub fn shutdown_write(&self) {
-        let _ = self.writer.shutdown();
+        let writer = self.shared.lock().writer.clone();
+        // It may be gone already, and the peer knows then.
+        let _ = writer.map(|writer| writer.shutdown());
     }
 
     /// A message that could not be sent as the link is over: how, in the words of the link's end.
@@ -541,7 +560,7 @@ fn push_message(shared: &mut Shared, message: &Outgoing<'_>, id: u64, in_parts: 
         frame::encode_header(false, first.len(), octets);
         shared.out.push_shared(first);
         let finishes = Charge::default();
-        shared.large.push_back(LargeOut { of: ChunkOf::Message, id, rest, finishes });
+        shared.push_large(LargeOut { of: ChunkOf::Message, id, rest, finishes });
     } else if payload_len > 0 {
         frame::encode_header(false, payload_len, octets);
         shared.out.push_payload(message.payload);

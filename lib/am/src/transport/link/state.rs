@@ -1,16 +1,19 @@
 //! What all users of a link share under its one lock: [`Shared`].
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::super::StreamWriter;
 use super::buffer::{Progress, SendBuffer};
 use super::{LinkSettings, PART_LEN};
+use crate::proto::budget::{Account, COVERED_LEN_MIN};
 use crate::proto::credit::{Charge, ReceiveCredit, SendCredit, Totals};
 use crate::proto::outgoing::PayloadSource;
-use crate::proto::pending::Pending;
+use crate::proto::pending::{Pending, Reply};
 use crate::wire::codes::{ChunkOf, CreditAccount, Kind};
 use crate::wire::credit_frame::CreditTotals;
 use crate::wire::header::Header;
@@ -44,7 +47,6 @@ pub(super) struct WaitingSender {
 }
 
 /// Everything that sending touches.
-#[derive(Debug)]
 pub(super) struct Shared {
     /// Filled by senders.
     pub(super) out: SendBuffer,
@@ -54,11 +56,17 @@ pub(super) struct Shared {
     pub(super) handed: Option<(SendBuffer, Progress)>,
     /// Payloads over 1 MiB that are under way.
     pub(super) large: VecDeque<LargeOut>,
+    /// Octets of them that are not queued yet.
+    large_len: usize,
     /// Somebody is writing, or a batch is handed to the flusher.
     pub(super) writing: bool,
     /// The flusher has been woken and has not run yet.
     pub(super) scheduled: bool,
     pub(super) flusher: Option<Waker>,
+    /// Where batches are written; `None` when the link is over.
+    pub(super) writer: Option<Arc<dyn StreamWriter>>,
+    /// A batch is with the socket at this moment: how much of it is taken is not known.
+    pub(super) in_socket: bool,
     /// Octets of the stream so far: queued, and taken by the socket.
     pub(super) queued: u64,
     pub(super) written: u64,
@@ -73,6 +81,8 @@ pub(super) struct Shared {
     /// No new Messages: we or the peer said Bye.
     pub(super) retired: bool,
     pub(super) pending: Pending<Waker>,
+    /// What is held for this link: queued output, and answers that their callers have not taken.
+    account: Account,
     pub(super) send_credit: [SendCredit; 2],
     pub(super) receive_credit: [ReceiveCredit; 2],
     /// Calls of system handlers that the peer has not answered.
@@ -106,15 +116,19 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(settings: &LinkSettings) -> Self {
+    pub(super) fn new(settings: &LinkSettings, writer: Arc<dyn StreamWriter>) -> Self {
         Self {
             out: SendBuffer::default(),
             spare: SendBuffer::default(),
             handed: None,
             large: VecDeque::new(),
+            large_len: 0,
+            account: Account::new(settings.budget.clone()),
             writing: false,
+            in_socket: false,
             scheduled: false,
             flusher: None,
+            writer: Some(writer),
             queued: 0,
             written: 0,
             one_way_queued: 0,
@@ -145,9 +159,22 @@ impl Shared {
         }
     }
 
-    /// Octets waiting, the batch under way included.
+    /// The socket has taken `len` octets more of the batch that was with it.
+    pub(super) fn note_written(&mut self, len: u64) {
+        self.in_socket = false;
+        self.written += len;
+        // The link may have been finished meanwhile, and what was queued forgotten.
+        self.queued = self.queued.max(self.written);
+    }
+
+    /// How far the stream may have been taken by the socket.
+    pub(super) fn sent_to(&self) -> u64 {
+        if self.in_socket { self.queued - self.out.len() as u64 } else { self.written }
+    }
+
+    /// Octets waiting, the batch under way and the rest of large payloads included.
     pub(super) fn waiting_len(&self) -> usize {
-        (self.queued - self.written) as usize
+        (self.queued - self.written) as usize + self.large_len
     }
 
     /// Whether a write would have something to send that is worth it.
@@ -205,6 +232,7 @@ impl Shared {
         let Some(mut large) = self.large.pop_front() else { return };
         let before = self.out.len();
         let part = large.rest.split_to(large.rest.len().min(PART_LEN));
+        self.large_len -= part.len();
         let header = Header::chunk(large.of, large.id);
         let octets = self.out.octets();
         frame::encode_header(true, header.encoded_len(), octets);
@@ -220,15 +248,88 @@ impl Shared {
     }
 
     /// A batch is written whole: what it finished is finished, and its room serves the next swap.
-    /// To a peer without credit, whoever waits may send again.
-    pub(super) fn finish_batch(&mut self, mut batch: SendBuffer, tick: u64, own_peer: bool) {
-        if !own_peer {
+    pub(super) fn finish_batch(&mut self, mut batch: SendBuffer, tick: u64) {
+        // Some wait for this room rather than for credit.
+        if self.senders.iter().any(|queue| !queue.is_empty()) {
             self.room.extend(self.first_waiting());
         }
         self.finish(batch.finishes, tick);
         self.room.extend(self.held.take());
         batch.clear(SPARE_CAPACITY_MAX);
         self.spare = batch;
+        self.settle_account();
+    }
+
+    /// Queues the rest of a large payload.
+    pub(super) fn push_large(&mut self, large: LargeOut) {
+        self.large_len += large.rest.len();
+        self.large.push_back(large);
+    }
+
+    /// Sends no further part of those payloads.
+    pub(super) fn drop_large(&mut self, which: impl Fn(&LargeOut) -> bool) {
+        let large_len = &mut self.large_len;
+        self.large.retain(|large| {
+            let is_dropped = which(large);
+            *large_len -= if is_dropped { large.rest.len() } else { 0 };
+            !is_dropped
+        });
+    }
+
+    /// Bytes held for this link.
+    #[inline]
+    fn held_len(&self) -> u64 {
+        (self.waiting_len() + self.pending.held_len()) as u64
+    }
+
+    /// Whether `len` more bytes may be held. A link that holds nothing may begin with any length while the node
+    /// has any memory left, so that what is longer than that still gets through.
+    #[inline]
+    pub(super) fn covers(&mut self, len: usize) -> bool {
+        let held = self.held_len();
+        if self.account.covers(held + len as u64) {
+            return true;
+        }
+        if held > 0 || self.account.budget().is_exhausted() {
+            return false;
+        }
+        self.account.cover_anyway(len as u64);
+        true
+    }
+
+    /// An answer has been queued: it was let in by [`has_room`](Self::has_room).
+    #[inline]
+    pub(super) fn charge_answer(&mut self) {
+        let held = self.held_len();
+        self.account.cover_anyway(held);
+    }
+
+    /// Whether an answer may be queued.
+    pub(super) fn has_room(&self, limit: usize) -> bool {
+        let waiting = self.waiting_len();
+        self.closed
+            || (waiting <= limit
+                && (waiting as u64 <= COVERED_LEN_MIN || !self.account.budget().is_exhausted()))
+    }
+
+    /// What a caller gets for `reply`: itself, if there is memory to keep it until it is taken.
+    #[inline]
+    pub(super) fn charge_reply(&mut self, id: u64, reply: Reply) -> Reply {
+        let len = reply.heap_len();
+        if len == 0 || self.covers(len) || !self.pending.is_waiting(id) { reply } else { Reply::NoRoom }
+    }
+
+    /// Gives back what is no longer needed, in steps.
+    #[inline]
+    pub(super) fn settle_account(&mut self) {
+        let held = self.held_len();
+        self.account.settle(held);
+    }
+
+    /// Gives back all that is not needed.
+    pub(super) fn release_account(&mut self) {
+        let held = self.held_len();
+        self.account.release(held);
     }
 
     /// The first sender of each queue.
@@ -289,7 +390,7 @@ impl Shared {
             return;
         }
         let half_sent = self.large.iter().any(|large| large.id == id && large.of == ChunkOf::Message);
-        self.large.retain(|large| large.id != id || large.of != ChunkOf::Message);
+        self.drop_large(|large| large.id == id && large.of == ChunkOf::Message);
         let header = match half_sent {
             true => Header::cancel_rest(ChunkOf::Message, id),
             false => Header::reply(Kind::Cancel, id),

@@ -334,7 +334,8 @@ impl Decoder {
             };
             self.held.header.extend_from_slice(first);
         }
-        if !matches!(self.stage, Stage::Header | Stage::Payload) {
+        // A whole envelope is kept, however many frames are dropped behind it: a REQ takes no answer without it.
+        if matches!(self.stage, Stage::Idle | Stage::Envelope { .. }) {
             self.held.envelope.clear();
         }
         self.stage = Stage::Discard;

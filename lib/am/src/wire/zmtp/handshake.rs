@@ -263,6 +263,12 @@ impl Handshake {
         self.stage = if is_ready { Stage::Done } else { Stage::Commands };
     }
 
+    /// Changes the credit that our READY will grant: what there is to grant is known only once the peer is.
+    pub const fn grant(&mut self, messages: u64, bytes: u64) {
+        self.local.credit_messages = messages;
+        self.local.credit_bytes = bytes;
+    }
+
     /// Who the peer says it is, once its READY has been read and found acceptable.
     #[must_use]
     pub const fn peer(&self) -> Option<&Hello> {

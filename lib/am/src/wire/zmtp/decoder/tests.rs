@@ -263,3 +263,23 @@ proptest! {
         prop_assert_eq!(whole(&message(&[&header, &payload])), [plain(&header, &payload)]);
     }
 }
+
+#[test]
+fn a_malformed_message_keeps_its_envelope_however_many_frames_follow_its_header() {
+    for behind in [&[][..], &[b"three".as_slice()], &[b"three".as_slice(), b"four"]] {
+        let frames: Vec<&[u8]> =
+            [b"".as_slice(), b"header", b"payload", b"two"].iter().chain(behind).copied().collect();
+        let stream = message(&frames);
+        let (mut decoder, mut at) = (Decoder::new(LIMITS), 0);
+        loop {
+            match decoder.step(&stream[at..]).unwrap() {
+                Step::Skipped { used } => at += used,
+                step => {
+                    assert!(matches!(step, Step::Malformed { .. }), "{step:?}");
+                    break;
+                }
+            }
+        }
+        assert_eq!(decoder.held().envelope, [1, 0], "a REQ takes no answer without it");
+    }
+}
