@@ -39,7 +39,7 @@ pub(crate) struct PeerCore {
     is_redialled: AtomicBool,
     /// The pauses before it is dialled again.
     backoff: Mutex<Backoff>,
-    pub(crate) lanes: Lanes,
+    pub(crate) lanes: Arc<Lanes>,
 }
 
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl PeerCore {
             is_announced: AtomicBool::new(false),
             is_redialled: AtomicBool::new(false),
             backoff: Mutex::default(),
-            lanes: Lanes::default(),
+            lanes: node.lanes.of(instance),
         }
     }
 
