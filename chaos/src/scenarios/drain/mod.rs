@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use dynamo_am::{ActiveMessageManager, Client, Peer};
 use rustix::process::Signal;
+use tokio::task::JoinHandle;
 
 use self::load::{Load, Told};
 use self::worker::Worker;
@@ -38,14 +39,26 @@ const CALLERS: usize = 2;
 const BETWEEN: Duration = Duration::from_millis(100);
 /// A drain may take so long: the limit of the library.
 const DRAIN_MAX_MS: f64 = 5000.0;
+/// Redialling pauses for 5 s at most, and then dials.
+const BACK_MAX_MS: f64 = 5500.0;
+const LOOK_INTERVAL: Duration = Duration::from_millis(2);
+
+/// The longest of all restarts.
+#[derive(Debug, Default)]
+struct Slowest {
+    drain: Duration,
+    back: Duration,
+}
 
 /// A worker and its restarts.
 struct Place {
     process: Process,
     worker: Worker,
-    /// For the order to go.
-    peer: Peer,
+    /// The worker, as all who dialled it have it; the first is for the order to go.
+    peers: Vec<Peer>,
     runs: u32,
+    /// Ends when all are linked again, with how long that took since the worker's return.
+    back: Option<JoinHandle<Duration>>,
 }
 
 impl Place {
@@ -60,7 +73,7 @@ impl Place {
         let port = endpoint.rsplit(':').next().unwrap_or_default();
         worker.port = port.parse()?;
         let peer = control.connect(&endpoint).await?;
-        Ok(Self { process, worker, peer, runs: 1 })
+        Ok(Self { process, worker, peers: vec![peer], runs: 1, back: None })
     }
 
     fn endpoint(&self) -> String {
@@ -70,10 +83,9 @@ impl Place {
     /// Tells the worker to go, now by one way, now by the other; gives how long it took.
     async fn go(&mut self) -> Result<Duration> {
         let began = Instant::now();
-        if self.runs.is_multiple_of(2) {
-            self.peer.confirm("_request_shutdown", &()).await?;
-        } else {
-            self.process.signal(Signal::TERM)?;
+        match self.peers.first() {
+            Some(peer) if self.runs.is_multiple_of(2) => peer.confirm("_request_shutdown", &()).await?,
+            _ => self.process.signal(Signal::TERM)?,
         }
         let status = self.process.ended(PATIENCE).await?;
         if !status.success() {
@@ -87,7 +99,22 @@ impl Place {
         self.runs += 1;
         self.process = Process::start("drain_worker", &self.worker)?;
         self.process.line("its endpoint", PATIENCE).await?;
+        let (peers, returned) = (self.peers.clone(), Instant::now());
+        self.back = Some(tokio::spawn(async move {
+            let mut looks = tokio::time::interval(LOOK_INTERVAL);
+            while !peers.iter().all(Peer::is_connected) {
+                looks.tick().await;
+            }
+            returned.elapsed()
+        }));
         Ok(())
+    }
+
+    /// Waits until all are linked again, so that a worker goes under load; gives how long that took.
+    async fn back(&mut self) -> Result<Duration> {
+        let Some(back) = self.back.take() else { return Ok(Duration::ZERO) };
+        let back = tokio::time::timeout(PATIENCE, back).await;
+        Ok(back.map_err(|_| Failure::new("a worker that is back is not linked again"))??)
     }
 }
 
@@ -105,19 +132,24 @@ fn run(form: Form) -> Result<Figures> {
         let mut loads = Vec::new();
         for _ in 0..CALLERS {
             let caller = ActiveMessageManager::builder().start().await?;
-            for place in &places {
+            for place in &mut places {
                 let peer = caller.client().connect(place.endpoint()).await?;
                 loads.push(Load::start(&peer, &ids));
+                place.peers.push(peer);
             }
             callers.push(caller);
         }
-        let mut slowest = Duration::ZERO;
+        let mut slowest = Slowest::default();
         for _ in 0..rounds {
             for (index, place) in places.iter_mut().enumerate() {
+                slowest.back = slowest.back.max(place.back().await?);
                 tokio::time::sleep(BETWEEN).await;
-                slowest = slowest.max(place.go().await?);
+                slowest.drain = slowest.drain.max(place.go().await?);
                 place.come_back(directory.path(), index).await?;
             }
+        }
+        for place in &mut places {
+            slowest.back = slowest.back.max(place.back().await?);
         }
         tokio::time::sleep(BETWEEN).await;
         let mut told = Told::default();
@@ -133,7 +165,13 @@ fn run(form: Form) -> Result<Figures> {
         }
         let mut figures = Figures::new();
         figures.count("restarts", u64::from(rounds * u32::from(WORKERS)), Limit::Free);
-        figures.add("drain and end, slowest", slowest.as_secs_f64() * 1e3, "ms", Limit::AtMost(DRAIN_MAX_MS));
+        figures.add("drain and end, slowest", ms(slowest.drain), "ms", Limit::AtMost(DRAIN_MAX_MS));
+        figures.add(
+            "linked again after its return, slowest",
+            ms(slowest.back),
+            "ms",
+            Limit::AtMost(BACK_MAX_MS),
+        );
         judge(&told, &handled(directory.path())?, &mut figures)?;
         Ok(figures)
     })
@@ -171,4 +209,8 @@ fn judge(told: &Told, handled: &HashMap<u64, u32>, figures: &mut Figures) -> Res
     let twice = handled.values().filter(|count| **count > 1).count();
     figures.count("handled more than once", twice as u64, none);
     Ok(())
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
 }
