@@ -113,6 +113,7 @@ pub(crate) struct Node {
     pub(crate) links: Mutex<Vec<LinkEntry>>,
     /// `None` after the node's end, so that readers see theirs.
     pub(crate) events: Mutex<Option<broadcast::Sender<LinkEvent>>>,
+    /// Of ordered handlers, by sender.
     pub(crate) spawner: Spawner,
     pub(crate) counters: Counters,
     pub(crate) handler_waiters: HandlerWaiters,
