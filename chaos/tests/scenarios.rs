@@ -78,4 +78,5 @@ scenarios! {
     memory_deaf_caller,
     memory_deaf_libzmq,
     memory_small_beside_large,
+    rolling_restart,
 }

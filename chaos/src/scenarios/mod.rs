@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::scenario::Group;
 
 pub mod deadlock;
+pub mod drain;
 pub mod faults;
 pub mod hostile;
 mod hostile_before;
@@ -32,6 +33,7 @@ pub const GROUPS: &[&Group] = &[
     &deadlock::GROUP,
     &hostile::GROUP,
     &memory::GROUP,
+    &drain::GROUP,
 ];
 
 /// The longest that anything may take which is meant to happen at once and whose time is not the point.

@@ -71,7 +71,8 @@ pub struct Limits {
     pub nested_wait_max: Duration,
     /// `connect` ends by then. Default 5 s.
     pub connect_timeout: Duration,
-    /// Dialling one endpoint ends by then, if nothing answers there at all. Default 2 s: two lost SYNs.
+    /// Dialling one endpoint ends by then, if nothing answers there at all. Default 1.9 s: one SYN may be lost, and
+    /// all is over within 2 s.
     pub dial_timeout: Duration,
     /// The longest pause before a lost peer is dialled again. Default 5 s.
     pub redial_wait_max: Duration,
@@ -121,7 +122,7 @@ impl Default for Limits {
             request_timeout: Duration::from_secs(30),
             nested_wait_max: Duration::from_millis(100),
             connect_timeout: Duration::from_secs(5),
-            dial_timeout: Duration::from_secs(2),
+            dial_timeout: Duration::from_millis(1900),
             redial_wait_max: Duration::from_secs(5),
             identity_probe_timeout: Duration::from_secs(1),
             handshake_timeout: Duration::from_secs(5),

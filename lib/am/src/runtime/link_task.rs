@@ -203,7 +203,8 @@ impl Life {
         let (node, peer, link) = (&self.node, &self.peer, &self.link);
         let pending_calls = link.pending_calls() as u64;
         let unsent_len = link.waiting_len() as u64;
-        if clock::now().duration_since(self.since) >= HEALTHY_AFTER {
+        // One that said goodbye has not failed.
+        if clock::now().duration_since(self.since) >= HEALTHY_AFTER || link.peer_said_bye() {
             peer.redial_soon();
         }
         let reason = link.end_reason().cloned().unwrap_or(end);
