@@ -181,20 +181,30 @@ pub(crate) fn spawn_blocking(node: &Arc<Node>, job: Job) {
     node.spawner.spawn_blocking(move || run_blocking(&owner, job));
 }
 
+/// Runs a job, and then on the same thread those that wait for its place.
 fn run_blocking(node: &Arc<Node>, mut job: Job) {
-    let entry: Arc<Entry> = job.entry.clone();
-    let answered = match job.too_late() {
-        Some(failure) => Err(failure),
-        None => {
-            let (context, payload) = (job.context(), job.take_payload());
-            let crate::api::handler_call::HandlerCall::Blocking(call) = &entry.call else { return };
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| call(context, payload)))
-                .unwrap_or_else(|panic| Err(panicked(&*panic)))
+    loop {
+        let entry: Arc<Entry> = job.entry.clone();
+        let answered = match job.too_late() {
+            Some(failure) => Err(failure),
+            None => {
+                let (context, payload) = (job.context(), job.take_payload());
+                let crate::api::handler_call::HandlerCall::Blocking(call) = &entry.call else { return };
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| call(context, payload)))
+                    .unwrap_or_else(|panic| Err(panicked(&*panic)))
+            }
+        };
+        if job.needs_room() {
+            return complete_soon(node, job, answered, move |node| {
+                if let Some(next) = entry.gate.leave() {
+                    spawn_blocking(node, next);
+                }
+            });
         }
-    };
-    complete_soon(node, job, answered, move |node| {
-        if let Some(next) = entry.gate.leave() {
-            spawn_blocking(node, next);
+        job.complete_alone(answered);
+        match entry.gate.leave() {
+            Some(next) => job = next,
+            None => return,
         }
-    });
+    }
 }

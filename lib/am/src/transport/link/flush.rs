@@ -47,11 +47,12 @@ impl Link {
         let Some(writer) = shared.writer.clone() else { return };
         while let Some(batch) = shared.take_batch(own, with_credit && rounds == 0) {
             shared.writing = true;
+            shared.in_socket = true;
             drop(shared);
             let (mut progress, mut written) = (Progress::default(), 0);
             let result = batch.write_to(&*writer, &mut progress, &mut written);
             shared = self.shared.lock();
-            shared.written += written;
+            shared.note_written(written);
             let woken = match result {
                 Ok(true) => {
                     shared.writing = false;
@@ -155,12 +156,20 @@ impl Link {
                 waited = writable => waited,
             };
             let mut written = 0;
+            {
+                let mut shared = self.shared.lock();
+                // What has been declared not sent must not leave any more.
+                if shared.closed {
+                    return false;
+                }
+                shared.in_socket = true;
+            }
             let result = match waited {
                 Ok(()) => batch.write_to(&*writer, &mut progress, &mut written),
                 Err(error) => Err(error),
             };
             let mut shared = self.shared.lock();
-            shared.written += written;
+            shared.note_written(written);
             match result {
                 Ok(false) => {}
                 Ok(true) => {

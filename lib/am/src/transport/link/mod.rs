@@ -231,12 +231,12 @@ impl Link {
         {
             let mut shared = self.shared.lock();
             shared.closed = true;
-            let written = shared.written;
-            shared.pending.fail_all(written, &mut woken);
+            let sent_to = shared.sent_to();
+            shared.pending.fail_all(sent_to, &mut woken);
             shared.drop_large(|_| true);
             shared.out.clear(0);
             shared.spare.clear(0);
-            shared.queued = written;
+            shared.queued = shared.written;
             shared.release_account();
             writer = shared.writer.take();
         }

@@ -65,6 +65,8 @@ pub(super) struct Shared {
     pub(super) flusher: Option<Waker>,
     /// Where batches are written; `None` when the link is over.
     pub(super) writer: Option<Arc<dyn StreamWriter>>,
+    /// A batch is with the socket at this moment: how much of it is taken is not known.
+    pub(super) in_socket: bool,
     /// Octets of the stream so far: queued, and taken by the socket.
     pub(super) queued: u64,
     pub(super) written: u64,
@@ -123,6 +125,7 @@ impl Shared {
             large_len: 0,
             account: Account::new(settings.budget.clone()),
             writing: false,
+            in_socket: false,
             scheduled: false,
             flusher: None,
             writer: Some(writer),
@@ -154,6 +157,19 @@ impl Shared {
             burst_left: 0,
             burst_tick: 0,
         }
+    }
+
+    /// The socket has taken `len` octets more of the batch that was with it.
+    pub(super) fn note_written(&mut self, len: u64) {
+        self.in_socket = false;
+        self.written += len;
+        // The link may have been finished meanwhile, and what was queued forgotten.
+        self.queued = self.queued.max(self.written);
+    }
+
+    /// How far the stream may have been taken by the socket.
+    pub(super) fn sent_to(&self) -> u64 {
+        if self.in_socket { self.queued - self.out.len() as u64 } else { self.written }
     }
 
     /// Octets waiting, the batch under way and the rest of large payloads included.
