@@ -60,6 +60,8 @@ mod clock;
 pub mod endpoint;
 pub mod error;
 pub mod id;
+#[cfg(feature = "test-util")]
+mod inspect;
 pub mod limits;
 pub mod proto;
 #[cfg(feature = "runtime")]
@@ -98,6 +100,8 @@ pub use runtime::{
     registry::{HandlerEvent, HandlerEvents},
     shutdown::ShutdownError,
 };
+#[cfg(feature = "test-util")]
+pub use inspect::{LinkTables, NodeTables};
 #[cfg(feature = "test-util")]
 pub use test_node::{TestNode, TestNodeError};
 pub use wire::codes::{Codec, DeliveryMode};

@@ -7,10 +7,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::dispatch::batch::{BatchRule, spawn_blocking};
-use super::dispatch::gate::Entered;
+use super::dispatch::admit::{Admitted, admit, push_receipt, refuse, start};
 use super::dispatch::group::{GROUP_LEN, spawn_group};
 use super::dispatch::job::{Job, panicked};
+use super::dispatch::stalled::Stalled;
 use super::message_router::Turn;
 use super::node::Node;
 use super::peer::PeerCore;
@@ -18,11 +18,10 @@ use super::registry::Entry;
 use super::running::Running;
 use crate::api::context::{InlineContext, Request, Sender};
 use crate::api::control::{EXTRA_KIND, EXTRA_REQUEST, EXTRA_RESPONSE, ResponseType};
-use crate::api::handler_call::{Failure, HandlerCall, InlineFn, InlineReply};
+use crate::api::handler_call::{HandlerCall, InlineFn, InlineReply};
 use crate::api::port::NodePort;
 use crate::clock;
 use crate::proto::credit::Charge;
-use crate::proto::payload::Payload;
 use crate::transport::link::{Answer, AnswerBody, Link, Received};
 use crate::wire::answer::PeerClass;
 use crate::wire::codes::{Codec, DeliveryMode, NackCode};
@@ -44,8 +43,8 @@ pub(crate) struct Dispatcher {
     scratch: Vec<u8>,
     /// Octets of answers queued by inline handlers since the send buffer was last looked at.
     answered_len: usize,
-    /// Inline requests that wait for room in the send buffer, and all inline messages behind them.
-    stalled: Arc<super::dispatch::stalled::Stalled>,
+    /// Requests that wait for room in the send buffer, and all messages behind them.
+    stalled: Arc<Stalled>,
 }
 
 /// Inline answers queued before the send buffer is looked at again, in octets.
@@ -72,7 +71,7 @@ impl Dispatcher {
             group: Vec::new(),
             scratch: Vec::new(),
             answered_len: ROOM_CHECK_LEN,
-            stalled: Arc::default(),
+            stalled: Arc::new(Stalled::new(link, &peer.lanes)),
         }
     }
 
@@ -115,9 +114,20 @@ impl Dispatcher {
             }
             _ => {
                 let entry = entry.clone();
-                self.queue(&message, payload, entry, turn);
+                let job = self.job(&message, payload, entry, turn);
+                // What comes behind a message that waits, waits behind it.
+                if must_stall {
+                    self.stalled.push(&self.node, job);
+                } else {
+                    self.admit(job, turn);
+                }
             }
         }
+    }
+
+    /// The peer has said Bye: all that it sent before counts as read once none of it is stalled.
+    pub(crate) fn note_bye(&self) {
+        self.stalled.note_bye();
     }
 
     /// All requests of a turn have been dispatched.
@@ -176,7 +186,7 @@ impl Dispatcher {
         header.extras.map_or(Ok(()), |extras| check_contract(extras, entry))
     }
 
-    /// Whether inline messages have to wait: the peer does not take the answers it has already.
+    /// Whether messages have to wait: the peer does not take the answers it has already.
     #[inline]
     fn must_stall(&mut self, mode: DeliveryMode) -> bool {
         if self.stalled.is_active() {
@@ -189,7 +199,7 @@ impl Dispatcher {
         !self.link.has_room()
     }
 
-    fn queue(&mut self, message: &Incoming<'_>, payload: Received<'_>, entry: Arc<Entry>, turn: &mut Turn) {
+    fn job(&self, message: &Incoming<'_>, payload: Received<'_>, entry: Arc<Entry>, turn: &mut Turn) -> Job {
         let &Incoming { header, mode, envelope, charge } = message;
         let time_left = header
             .deadline_ms
@@ -219,65 +229,19 @@ impl Dispatcher {
             turn.answering += 1;
             self.running.insert(&job.request);
         }
-        self.admit(message, job, turn);
+        job
     }
 
-    /// Hands a job to where its handler's kind says; receipts are said once it is accepted there.
-    fn admit(&mut self, message: &Incoming<'_>, job: Job, turn: &mut Turn) {
-        let &Incoming { header, envelope, .. } = message;
-        let entry = job.entry.clone();
-        // A receipt leaves before anything of the handler can, and only for what is accepted.
-        let (link, wants_receipt) = (self.link.clone(), job.request.mode.wants_receipt());
-        let accepted = || {
-            if wants_receipt {
-                push_receipt(&link, header, envelope, &entry);
-            }
-        };
-        let refused = match &entry.call {
-            HandlerCall::Inline(_) => {
-                accepted();
-                self.stalled.push(&self.node, job);
-                None
-            }
-            HandlerCall::Spawned { is_ordered: true, .. } => {
-                self.peer.lanes.of(entry.id).push(&self.node, job, accepted)
-            }
-            HandlerCall::Batched { call, count_max, age_max } => {
-                let rule = BatchRule { call, count_max: *count_max, age_max: *age_max };
-                entry.batcher.push(&self.node, job, &rule, accepted)
-            }
-            HandlerCall::Spawned { .. } | HandlerCall::Blocking(_) | HandlerCall::Deferred(_) => {
-                match entry.gate.enter(job, accepted) {
-                    Entered::Run(job) => {
-                        self.run(&entry, job);
-                        None
-                    }
-                    Entered::Waits => None,
-                    Entered::Refused(job) => Some(job),
-                }
-            }
-        };
-        if let Some(job) = refused {
-            self.node.counters.refused.increment(1);
-            let text = format!("`{}` has as much to do as it may", entry.name);
-            let failure = Failure { code: NackCode::Overloaded, text };
-            job.refuse(failure, &mut turn.finished);
-        }
-    }
-
-    fn run(&mut self, entry: &Arc<Entry>, mut job: Job) {
-        match &entry.call {
-            HandlerCall::Blocking(_) => spawn_blocking(&self.node, job),
-            HandlerCall::Deferred(call) => {
-                let (context, payload) = (job.context(), job.take_payload());
-                super::dispatch::deferred::run(&self.node, job, || (call.clone(), context, payload));
-            }
-            _ => {
-                self.group.push(job);
+    fn admit(&mut self, job: Job, turn: &mut Turn) {
+        match admit(&self.node, &self.peer.lanes, job) {
+            Admitted::Run(job) => {
+                start(&self.node, job, &mut self.group);
                 if self.group.len() >= GROUP_LEN {
                     spawn_group(&self.node, std::mem::take(&mut self.group));
                 }
             }
+            Admitted::Taken => {}
+            Admitted::Refused(job) => refuse(&self.node, job, &mut turn.finished),
         }
     }
 
@@ -336,7 +300,7 @@ impl InlineRun<'_> {
         let mut reply =
             InlineReply { is_wanted: mode.wants_response(), codec: header.codec, scratch, shared: None };
         if mode.wants_receipt() {
-            push_receipt(here.link, header, envelope, entry);
+            push_receipt(here.link, header.id, header.codec, envelope, entry);
         }
         let result = catch_unwind(AssertUnwindSafe(|| call(&context, payload, &mut reply)))
             .unwrap_or_else(|panic| Err(panicked(&*panic)));
@@ -382,13 +346,4 @@ fn check_contract(extras: &[u8], entry: &Entry) -> Result<(), (NackCode, String)
         }
     }
     Ok(())
-}
-
-fn push_receipt(link: &Link, header: &Header<'_>, envelope: &[u8], entry: &Entry) {
-    let codec = if header.codec == Codec::Raw { Codec::MessagePack } else { header.codec };
-    let encoded =
-        crate::api::codec::encode_owned(&entry.contract, codec).unwrap_or_else(|_| Payload::empty());
-    let body = AnswerBody::Receipt { payload: &encoded, codec };
-    let finishes = Charge::default();
-    link.push_answer(&Answer { id: header.id, envelope, body, is_counted: false, finishes });
 }

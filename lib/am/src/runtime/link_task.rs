@@ -69,6 +69,9 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
         endpoints: endpoints.clone(),
     });
     let peer = settle_peer(node, instance, incarnation, endpoints);
+    if let Origin::Dialled { endpoints, is_foreign } = &origin {
+        peer.set_route(endpoints, *is_foreign);
+    }
     let mut router = MessageRouter::new(node, &link, &peer, sender, class_of(&hello), &running);
     node.links.lock().push(entry);
 
@@ -116,7 +119,9 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
     }
     if let Some(old) = replaced {
         retire(node, old, true);
-    } else if duplicate == Duplicate::Old && !matches!(origin, Origin::Myself) {
+    } else if !matches!(origin, Origin::Myself)
+        && (duplicate == Duplicate::Old || (duplicate == Duplicate::SameSide && dialled))
+    {
         retire(node, link, true);
     }
     peer
@@ -211,9 +216,9 @@ impl Life {
         if peer.announce(false) {
             node.emit(LinkEvent::Down { peer: peer.instance(), reason, pending_calls, unsent_len });
         }
-        match origin {
-            Origin::Dialled { endpoints, is_foreign } if peer.is_redialled() && !node.is_draining() => {
-                redial(node, peer, endpoints.clone(), *is_foreign);
+        match peer.route() {
+            Some((endpoints, is_foreign)) if peer.is_redialled() && !node.is_draining() => {
+                redial(node, peer, endpoints, is_foreign);
             }
             _ if peer.is_redialled() => {}
             _ => {

@@ -44,7 +44,7 @@ use crate::zmq::{IpcTransport, TcpTransport, host};
 /// ```
 #[derive(Debug)]
 pub struct ActiveMessageManager {
-    node: Arc<Node>,
+    pub(crate) node: Arc<Node>,
 }
 
 impl ActiveMessageManager {

@@ -387,7 +387,7 @@ impl MessageRouter {
                 if !said_before {
                     self.link.say_bye(moved);
                 }
-                self.link.note_bye();
+                self.dispatcher.note_bye();
                 Ok(())
             }
             _ => Ok(()),

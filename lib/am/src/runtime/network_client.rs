@@ -15,6 +15,7 @@ use crate::error::{ConnectAttempt, ConnectError};
 use crate::id::{Incarnation, InstanceId};
 use crate::proto::budget::Grant;
 use crate::transport::handshake::{ShakeError, Shaking, ping};
+use crate::transport::link::LinkEnd;
 use crate::transport::{ByteStream, PeerAddress, ThinTransport};
 use crate::wire::zmtp::handshake::Role;
 use crate::wire::zmtp::properties::Hello;
@@ -386,9 +387,17 @@ impl NodePort for NodeHandle {
             let peer = node.peers.read().get(&instance).cloned();
             let Some(peer) = peer else { return };
             peer.set_redialled(false);
-            for link in peer.links() {
+            let links = peer.links();
+            let pending_calls = links.iter().map(|link| link.pending_calls() as u64).sum();
+            let unsent_len = links.iter().map(|link| link.waiting_len() as u64).sum();
+            for link in links {
                 peer.detach(&link, false);
                 retire(&node, link, false);
+            }
+            // Now, as another link to the same instance may be up before this one has ended.
+            if peer.announce(false) {
+                let reason = LinkEnd::Disconnected.to_string();
+                node.emit(LinkEvent::Down { peer: instance, reason, pending_calls, unsent_len });
             }
             peer.give_up(PortError::Gone("disconnected on request".to_owned()));
             node.peers.write().remove(&instance);

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::chance::Chance;
 use super::counters::Counters;
+use super::dispatch::lane::LanesBySender;
 use super::handler_wait::HandlerWaiters;
 use super::handshakes::Handshakes;
 use super::peer::PeerCore;
@@ -112,10 +113,12 @@ pub(crate) struct Node {
     pub(crate) links: Mutex<Vec<LinkEntry>>,
     /// `None` after the node's end, so that readers see theirs.
     pub(crate) events: Mutex<Option<broadcast::Sender<LinkEvent>>>,
+    /// Of ordered handlers, by sender.
     pub(crate) spawner: Spawner,
     pub(crate) counters: Counters,
     pub(crate) handler_waiters: HandlerWaiters,
     pub(crate) handshakes: Arc<Handshakes>,
+    pub(crate) lanes: LanesBySender,
     pub(crate) budget: Arc<Budget>,
     /// Fires when the drain begins: listeners close.
     pub(crate) drain_token: CancellationToken,
@@ -168,6 +171,7 @@ impl Node {
             counters: Counters::new(),
             handler_waiters: HandlerWaiters::new(waiters_max),
             handshakes,
+            lanes: LanesBySender::default(),
             budget,
             drain_token: CancellationToken::new(),
             shutdown_request: watch::channel(None).0,

@@ -39,7 +39,7 @@ pub(crate) struct PeerCore {
     is_redialled: AtomicBool,
     /// The pauses before it is dialled again.
     backoff: Mutex<Backoff>,
-    pub(crate) lanes: Lanes,
+    pub(crate) lanes: Arc<Lanes>,
 }
 
 #[derive(Debug)]
@@ -50,6 +50,9 @@ struct State {
     others: Vec<Arc<Link>>,
     /// Why no link will come.
     gone: Option<PortError>,
+    /// Where it is dialled when it is lost, and whether it is foreign: known once we have dialled it, whichever side
+    /// dialled the link that stayed.
+    route: Option<(Vec<Endpoint>, bool)>,
 }
 
 impl PeerCore {
@@ -58,14 +61,20 @@ impl PeerCore {
             instance,
             node: Arc::downgrade(node),
             link: RwLock::default(),
-            state: Mutex::new(State { incarnation, endpoints: Vec::new(), others: Vec::new(), gone: None }),
+            state: Mutex::new(State {
+                incarnation,
+                endpoints: Vec::new(),
+                others: Vec::new(),
+                gone: None,
+                route: None,
+            }),
             changed: Notify::new(),
             said_bye: AtomicBool::new(false),
             is_moving: AtomicBool::new(false),
             is_announced: AtomicBool::new(false),
             is_redialled: AtomicBool::new(false),
             backoff: Mutex::default(),
-            lanes: Lanes::default(),
+            lanes: node.lanes.of(instance),
         }
     }
 
@@ -161,6 +170,16 @@ impl PeerCore {
 
     pub(crate) fn is_redialled(&self) -> bool {
         self.is_redialled.load(Ordering::Acquire)
+    }
+
+    /// Notes where it was dialled.
+    pub(crate) fn set_route(&self, endpoints: &[Endpoint], is_foreign: bool) {
+        self.state.lock().route = Some((endpoints.to_vec(), is_foreign));
+    }
+
+    /// Where it was dialled.
+    pub(crate) fn route(&self) -> Option<(Vec<Endpoint>, bool)> {
+        self.state.lock().route.clone()
     }
 
     /// How long to wait before it is dialled again; `draw` is a random number.

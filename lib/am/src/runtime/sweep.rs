@@ -41,11 +41,13 @@ pub(crate) async fn run(node: Arc<Node>) {
         let now = clock::now();
         let elapsed = now.duration_since(last);
         last = now;
-        rest += elapsed;
+        let was_stopped = elapsed > LATE + pace;
+        // While this process did not run, others could not be heard: that is no silence of theirs.
+        rest += if was_stopped { TICK } else { elapsed };
         let ticks = rest.as_millis() / TICK.as_millis();
         rest -= TICK * u32::try_from(ticks).unwrap_or(0);
         node.ticks.advance(u64::try_from(ticks).unwrap_or(0));
-        if elapsed > LATE + pace {
+        if was_stopped {
             // Every reader gets a turn; its octets are signs of life with the new tick.
             tokio::task::yield_now().await;
             tokio::time::sleep(TICK).await;

@@ -28,6 +28,8 @@ pub mod conformance;
 pub mod handshake;
 pub mod inproc;
 pub mod link;
+#[cfg(feature = "test-util")]
+pub mod sim;
 
 use std::fmt;
 use std::future::Future;

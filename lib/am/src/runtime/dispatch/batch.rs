@@ -144,7 +144,7 @@ async fn run(node: &Arc<Node>, entry: &Entry, mut jobs: Vec<Job>, call: &Arc<Bat
                 job.complete(answered, &mut done);
             }
             // One peer that does not read holds up no other.
-            _ => complete_soon(node, job, answered, |_| {}),
+            _ => complete_soon(node, job, answered),
         }
     }
     if let Some(link) = link.filter(|_| !done.is_zero()) {
@@ -194,14 +194,7 @@ fn run_blocking(node: &Arc<Node>, mut job: Job) {
                     .unwrap_or_else(|panic| Err(panicked(&*panic)))
             }
         };
-        if job.needs_room() {
-            return complete_soon(node, job, answered, move |node| {
-                if let Some(next) = entry.gate.leave() {
-                    spawn_blocking(node, next);
-                }
-            });
-        }
-        job.complete_alone(answered);
+        complete_soon(node, job, answered);
         match entry.gate.leave() {
             Some(next) => job = next,
             None => return,

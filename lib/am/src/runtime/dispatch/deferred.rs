@@ -67,12 +67,12 @@ struct Slot {
 
 fn end(node: &Arc<Node>, job: Job, answered: Answered) {
     let entry = job.entry.clone();
-    complete_soon(node, job, answered, move |node| {
-        let Some(mut next) = entry.gate.leave() else { return };
+    complete_soon(node, job, answered);
+    if let Some(mut next) = entry.gate.leave() {
         let HandlerCall::Deferred(call) = &entry.call else { return };
         let (context, payload) = (next.context(), next.take_payload());
         // In a task of its own: a handler that answers at once would else call itself for all that wait.
         let (owner, call) = (node.clone(), call.clone());
         node.spawner.spawn_handler(async move { run(&owner, next, || (call, context, payload)) });
-    });
+    }
 }

@@ -45,10 +45,8 @@ async fn run_group(node: Arc<Node>, jobs: Vec<Job>) {
                     next = entry.gate.leave();
                 }
                 Poll::Ready(answered) => {
-                    let owner = node.clone();
-                    node.spawner.spawn_handler(async move {
-                        finish(&owner, std::future::ready(answered), job).await;
-                    });
+                    complete_soon(&node, job, answered);
+                    next = entry.gate.leave();
                 }
                 // The last one goes on right here.
                 Poll::Pending if index + 1 == count => {
@@ -73,21 +71,21 @@ async fn run_group(node: Arc<Node>, jobs: Vec<Job>) {
 async fn finish(node: &Arc<Node>, future: impl Future<Output = Answered>, job: Job) {
     let entry = job.entry.clone();
     let answered = future.await;
-    complete_with_room(job, answered).await;
     if let Some(next) = entry.gate.leave() {
         spawn_group(node, vec![next]);
     }
-}
-
-/// Runs one job in the current task, without its gate.
-pub(crate) async fn run_one(mut job: Job) {
-    let answered = begin(&mut job).await;
     complete_with_room(job, answered).await;
 }
 
+/// Runs one job in the current task, without its gate; [`complete_with_room`] is owed.
+pub(crate) async fn run_one(job: &mut Job) -> Answered {
+    begin(job).await
+}
+
 /// A response waits for room in the send buffer until its caller stops waiting for it; meanwhile it is charged to
-/// the node's memory, and when there is none, its caller is told so instead.
-async fn complete_with_room(job: Job, mut answered: Answered) {
+/// the node's memory, and when there is none, its caller is told so instead. Its handler's place is free by then,
+/// else peers that read no answers would take all places from those that do.
+pub(crate) async fn complete_with_room(job: Job, mut answered: Answered) {
     let deadline = tokio::time::Instant::from_std(job.request.deadline);
     let mut hold = None;
     while job.needs_room() {
@@ -108,22 +106,13 @@ async fn complete_with_room(job: Job, mut answered: Answered) {
     job.complete_alone(answered);
 }
 
-/// Ends a job that is not ended by a task which may wait, then does what is to be done `after` it.
-pub(crate) fn complete_soon(
-    node: &Arc<Node>,
-    job: Job,
-    answered: Answered,
-    after: impl FnOnce(&Arc<Node>) + Send + 'static,
-) {
-    if !job.needs_room() {
+/// Ends a job where nobody may wait.
+pub(crate) fn complete_soon(node: &Arc<Node>, job: Job, answered: Answered) {
+    if job.needs_room() {
+        node.spawner.spawn_handler(complete_with_room(job, answered));
+    } else {
         job.complete_alone(answered);
-        return after(node);
     }
-    let owner = node.clone();
-    node.spawner.spawn_handler(async move {
-        complete_with_room(job, answered).await;
-        after(&owner);
-    });
 }
 
 fn begin(job: &mut Job) -> Caught {

@@ -1,5 +1,6 @@
 //! The ways a message waits for its handler and runs in it: one module each.
 
+pub(crate) mod admit;
 pub(crate) mod batch;
 pub(crate) mod deferred;
 pub(crate) mod gate;

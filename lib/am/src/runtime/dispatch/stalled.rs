@@ -1,7 +1,7 @@
-//! Inline messages that wait for room in the send buffer, because their peer does not read its answers.
+//! Messages of one link that wait for room in its send buffer, because their peer does not read its answers.
 //!
-//! They are run in order by a task of their own, each when there is room, so that the reading task waits for
-//! nobody and answers are bounded.
+//! They are run in order by a task of their own, each when there is room, so that the reading task waits for nobody,
+//! answers are bounded, and a peer that reads nothing takes no handler's places from those that do.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,22 +10,44 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
+use super::admit::{Admitted, admit, push_receipt, refuse, start_alone};
 use super::job::{Job, panicked};
+use super::lane::Lanes;
 use crate::api::context::InlineContext;
 use crate::api::handler_call::{Answered, HandlerCall, InlineReply, ReplyValue};
+use crate::proto::credit::Charge;
 use crate::proto::outgoing::PayloadSource;
 use crate::proto::payload::Payload;
 use crate::runtime::node::Node;
+use crate::transport::link::Link;
 use crate::wire::header::Header;
 
-/// The waiting inline messages of one link; bounded by its peer's credit.
-#[derive(Debug, Default)]
+/// The waiting messages of one link; bounded by its peer's credit.
+#[derive(Debug)]
 pub(crate) struct Stalled {
-    waiting: Mutex<VecDeque<Job>>,
+    link: Arc<Link>,
+    lanes: Arc<Lanes>,
+    state: Mutex<State>,
     is_active: AtomicBool,
 }
 
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<Job>,
+    /// The peer's Bye was read behind them.
+    bye_is_owed: bool,
+}
+
 impl Stalled {
+    pub(crate) fn new(link: &Arc<Link>, lanes: &Arc<Lanes>) -> Self {
+        Self {
+            link: link.clone(),
+            lanes: lanes.clone(),
+            state: Mutex::default(),
+            is_active: AtomicBool::new(false),
+        }
+    }
+
     /// Whether any wait: those that come after them wait behind them.
     #[inline]
     pub(crate) fn is_active(&self) -> bool {
@@ -34,33 +56,68 @@ impl Stalled {
 
     pub(crate) fn push(self: &Arc<Self>, node: &Arc<Node>, job: Job) {
         let start = {
-            let mut waiting = self.waiting.lock();
-            waiting.push_back(job);
+            let mut state = self.state.lock();
+            state.waiting.push_back(job);
             !self.is_active.swap(true, Ordering::AcqRel)
         };
         if start {
-            let stalled = self.clone();
-            node.spawner.spawn_handler(async move { stalled.run().await });
+            let (stalled, owner) = (self.clone(), node.clone());
+            node.spawner.spawn_handler(async move { stalled.run(&owner).await });
         }
     }
 
-    async fn run(self: Arc<Self>) {
-        loop {
-            let job = {
-                let mut waiting = self.waiting.lock();
-                match waiting.pop_front() {
-                    Some(job) => job,
-                    None => {
-                        self.is_active.store(false, Ordering::Release);
-                        return;
-                    }
-                }
-            };
+    /// The peer has said Bye. Another link of the same peer may be read only when nothing waits here.
+    pub(crate) fn note_bye(&self) {
+        let mut state = self.state.lock();
+        if self.is_active() {
+            state.bye_is_owed = true;
+        } else {
+            drop(state);
+            self.link.note_bye();
+        }
+    }
+
+    async fn run(self: Arc<Self>, node: &Arc<Node>) {
+        while let Some(job) = self.next() {
             while job.needs_room() {
                 job.link.room().await;
             }
-            run_inline(job);
+            self.run_job(node, job);
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// The next job; at the end nothing is stalled any more.
+    fn next(&self) -> Option<Job> {
+        let mut state = self.state.lock();
+        let next = state.waiting.pop_front();
+        if next.is_none() {
+            self.is_active.store(false, Ordering::Release);
+            if std::mem::take(&mut state.bye_is_owed) {
+                drop(state);
+                self.link.note_bye();
+            }
+        }
+        next
+    }
+
+    fn run_job(&self, node: &Arc<Node>, job: Job) {
+        if matches!(job.entry.call, HandlerCall::Inline(_)) {
+            if job.request.mode.wants_receipt() {
+                push_receipt(&job.link, job.request.number, job.request.codec, &job.envelope, &job.entry);
+            }
+            return run_inline(job);
+        }
+        match admit(node, &self.lanes, job) {
+            Admitted::Run(job) => start_alone(node, job),
+            Admitted::Taken => {}
+            Admitted::Refused(job) => {
+                let mut done = Charge::default();
+                refuse(node, job, &mut done);
+                if !done.is_zero() {
+                    self.link.finish_messages(done);
+                }
+            }
         }
     }
 }

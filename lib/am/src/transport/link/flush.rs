@@ -100,6 +100,9 @@ impl Link {
             shared.writing = false;
             shared.handed = None;
             shared.drop_large(|_| true);
+            // A reader that is held finds the end only when it reads.
+            let readers = shared.held.take().into_iter().chain(shared.bye_waiter.take());
+            shared.room.extend(readers.collect::<Vec<_>>());
             (shared.take_senders(), std::mem::take(&mut shared.room), shared.flusher.take())
         };
         senders.chain(room).chain(flusher).for_each(Waker::wake);

@@ -14,6 +14,7 @@
 
 mod buffer;
 mod flush;
+mod inspect;
 mod large;
 mod pool;
 pub mod reader;
@@ -29,6 +30,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+pub use inspect::LinkTables;
 pub use large::{LargeBuffer, Skipped};
 pub use reader::{Inbound, Received};
 pub use send::{Answer, AnswerBody, SendError};

@@ -1,0 +1,15 @@
+//! The real runtime over a network in memory that misbehaves by a seed: nodes run mixed traffic, both sides of each
+//! message write down what they see, and an oracle joins the logs.
+//!
+//! A run is a function of its seed: [`run::seed`] gives the same log each time.
+
+pub mod calls;
+pub mod handlers;
+pub mod log;
+pub mod message;
+pub mod oracle;
+pub mod run;
+pub mod scenario;
+pub mod traffic;
+pub mod trouble;
+pub mod world;

@@ -1,0 +1,206 @@
+//! One run: trouble, then peace, then the end; and what the oracle says of it.
+
+use std::cell::RefCell;
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use dynamo_am::NodeTables;
+use tokio::time::{Instant, sleep};
+
+use crate::calls;
+use crate::handlers::PANIC_ON_PURPOSE;
+use crate::log::{End, Entry, Event, hash};
+use crate::oracle;
+use crate::scenario::{Scenario, identity};
+use crate::traffic;
+use crate::trouble;
+use crate::world::World;
+
+/// After trouble is over all must be well again within this.
+const PEACE: Duration = Duration::from_secs(10);
+/// How often that is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Report {
+    /// Which.
+    pub seed: u64,
+    /// What was wrong; empty when nothing was.
+    pub violations: Vec<String>,
+    /// Differs whenever anything differed.
+    pub hash: u64,
+    /// All that happened.
+    pub entries: Vec<Entry>,
+}
+
+thread_local! {
+    /// Panics of this thread that nobody asked for.
+    static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Panics on purpose say nothing, and others are kept for the oracle.
+fn hook_panics() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let text = info.payload_as_str().unwrap_or("no text");
+            if text == PANIC_ON_PURPOSE {
+                return;
+            }
+            let place = info.location().map(ToString::to_string).unwrap_or_default();
+            PANICS.with_borrow_mut(|panics| panics.push(format!("{text} at {place}")));
+            if !std::thread::current().name().is_some_and(|name| name.starts_with("seeds")) {
+                before(info);
+            }
+        }));
+    });
+}
+
+/// Runs one seed from beginning to end.
+///
+/// # Panics
+///
+/// When the system gives no runtime.
+#[must_use]
+pub fn seed(seed: u64) -> Report {
+    hook_panics();
+    PANICS.take();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime of one thread needs nothing that could lack");
+    let (scenario, entries, tasks) = runtime.block_on(async {
+        let scenario = Scenario::drawn(seed);
+        let world = World::new(scenario);
+        let log = world.log.clone();
+        let scenario = world.scenario.clone();
+        run(world).await;
+        // What was dropped ends at its next turn.
+        sleep(Duration::from_secs(10)).await;
+        let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        (scenario, log.take(), tasks)
+    });
+    let mut violations = oracle::judge(&scenario, &entries);
+    if tasks > 0 {
+        violations.push(format!("tasks: {tasks} are left when all nodes have ended"));
+    }
+    violations.extend(PANICS.take().into_iter().map(|panic| format!("panic: {panic}")));
+    Report { seed, violations, hash: hash(&entries), entries }
+}
+
+async fn run(world: Arc<World>) {
+    for slot in 0..world.scenario.slots() {
+        world.start(slot).await;
+    }
+    trouble::make(&world).await;
+    world.quiet.cancel();
+    world.net.heal();
+    world.log.note("peace");
+    make_peace(&world).await;
+    end(&world).await;
+}
+
+/// Waits until each pair talks and nothing is left anywhere.
+async fn make_peace(world: &Arc<World>) {
+    let until = Instant::now() + PEACE;
+    let slots = world.scenario.slots();
+    let mut silent = vec![(0, 0)];
+    loop {
+        sleep(LOOK_INTERVAL).await;
+        if !silent.is_empty() {
+            silent.clear();
+            for from in 0..slots {
+                for to in 0..slots {
+                    if !talks(world, from, to).await {
+                        silent.push((from, to));
+                    }
+                }
+            }
+            // Credit may be on its way for a tick.
+            sleep(Duration::from_millis(100)).await;
+        }
+        let left = what_is_left(world);
+        if silent.is_empty() && left.is_empty() {
+            return world.log.note("all is well");
+        }
+        if Instant::now() > until {
+            for (from, to) in silent {
+                world.log.wrong(format!("peace: {from} cannot call {to}"));
+            }
+            left.iter().for_each(|text| world.log.wrong(format!("leftover: {text}")));
+            return;
+        }
+    }
+}
+
+/// Whether a call from one to the other goes well, over any link that they have.
+async fn talks(world: &World, from: u8, to: u8) -> bool {
+    let ends = [from, to].map(|slot| {
+        let slot = world.slots[usize::from(slot)].lock();
+        slot.as_ref().map(|living| (living.life, living.node.client()))
+    });
+    let [Some((life, client)), Some((target, _))] = ends else { return false };
+    let version = if world.scenario.keeps_identity { 0 } else { target.life };
+    let Some(peer) = client.peer(identity(to, version)) else { return false };
+    let end = calls::run(&world.log, life, &client, &peer, traffic::probe()).await;
+    end == End::Reply(true)
+}
+
+/// What is not empty, in words.
+fn what_is_left(world: &World) -> Vec<String> {
+    let mut left = Vec::new();
+    for slot in &world.slots {
+        let slot = slot.lock();
+        match slot.as_ref() {
+            None => left.push("a node is down".to_owned()),
+            Some(living) => look_at(&living.node.tables(), |text| {
+                left.push(format!("{:?}: {text}", living.life));
+            }),
+        }
+    }
+    left
+}
+
+fn look_at(tables: &NodeTables, mut tell: impl FnMut(String)) {
+    for link in &tables.links {
+        let expected = dynamo_am::LinkTables::default();
+        let seen = dynamo_am::LinkTables::clone(link);
+        let is_empty = seen.pending_calls == 0
+            && seen.waiting_len == 0
+            && seen.large == 0
+            && seen.waiting_senders == 0
+            && seen.waiting_for_room == 0
+            && !seen.is_writing
+            && seen.answering == 0
+            && seen.unfinished_here == expected.unfinished_here
+            && seen.unfinished_there == expected.unfinished_there
+            && seen.system_calls == [0, 0]
+            && !seen.is_retired
+            && !seen.waits_for_turn;
+        if !is_empty {
+            tell(format!("{seen:?}"));
+        }
+    }
+    for (peer, links) in tables.peers.iter().filter(|(_, links)| *links != 1) {
+        tell(format!("it knows {peer}, which has {links} links"));
+    }
+}
+
+/// Half of the nodes shut down, the other half is dropped.
+async fn end(world: &Arc<World>) {
+    for slot in &world.slots {
+        let Some(living) = slot.lock().take() else { continue };
+        living.stop.cancel();
+        if living.life.slot.is_multiple_of(2) {
+            world.log.push(Event::Draining(living.life));
+            let ended = living.node.shutdown().await;
+            world.log.push(Event::Stopped(living.life, format!("shut down: {ended:?}")));
+        } else {
+            world.log.push(Event::Stopped(living.life, "dropped".to_owned()));
+        }
+        drop(living);
+    }
+}
