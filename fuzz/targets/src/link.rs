@@ -4,6 +4,7 @@
 //! a message arrives at most once and in order; a call ends exactly once, and how it ends is true; an honest end
 //! never finds the other in breach of credit; and when both have come to rest, nothing is pending, owed or held.
 
+mod ear;
 mod end;
 
 use std::sync::Arc;

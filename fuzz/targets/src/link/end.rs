@@ -1,23 +1,20 @@
 //! One end of the two: its link and tasks, and an account of what it has sent, received and answered.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use arbitrary::Arbitrary;
-use dynamo_am::proto::credit::{Charge, MESSAGE_OVERHEAD_LEN, ReceiveMeter, Totals};
+use dynamo_am::proto::credit::{Charge, MESSAGE_OVERHEAD_LEN};
 use dynamo_am::proto::outgoing::{Outgoing, PayloadSource};
-use dynamo_am::proto::pending::{Outcome, ReceiptReply, Reply};
+use dynamo_am::proto::pending::Outcome;
 use dynamo_am::transport::ByteStream;
-use dynamo_am::transport::link::{
-    Answer, AnswerBody, Inbound, LargeBuffer, Link, LinkEnd, LinkSettings, Received, SendError, Skipped,
-    Ticks, reader,
-};
-use dynamo_am::wire::codes::{Codec, DeliveryMode, Kind, NackCode};
-use dynamo_am::wire::credit_frame::CreditTotals;
-use dynamo_am::wire::header::{Header, Trace};
+use dynamo_am::transport::link::{Answer, AnswerBody, Link, LinkEnd, LinkSettings, SendError, Ticks, reader};
+use dynamo_am::wire::codes::{Codec, DeliveryMode, NackCode};
+use dynamo_am::wire::header::Trace;
+
+use super::ear::{Ear, Inbox, Request, Told, locked};
 
 /// The deadline of every call; a late sweep comes after it.
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
@@ -41,35 +38,6 @@ pub(super) enum Answering {
     Bad,
     /// A receipt first, where it is wanted, and the rest later.
     ReceiptOnly,
-}
-
-/// A request that waits for its answer here.
-#[derive(Debug)]
-struct Request {
-    id: u64,
-    tag: u64,
-    mode: DeliveryMode,
-    charge: Charge,
-    has_receipt: bool,
-}
-
-/// What the reading task and the test share.
-#[derive(Debug, Default)]
-struct Inbox {
-    waiting: Vec<Request>,
-    /// Tags of what has come, in order.
-    arrived: Vec<u64>,
-    seen: HashMap<u64, Told>,
-    cancelled: u64,
-    late: u64,
-}
-
-/// What was said of a message here.
-#[derive(Debug, Clone, Copy, Default)]
-struct Told {
-    receipt: bool,
-    good: bool,
-    bad: bool,
 }
 
 /// A call that this end has made.
@@ -101,21 +69,14 @@ pub(super) struct End {
     has_stopped: Arc<AtomicBool>,
 }
 
-fn locked(inbox: &Mutex<Inbox>) -> MutexGuard<'_, Inbox> {
-    inbox.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl End {
     /// Starts both tasks of a link, as a node does.
     pub(super) fn new(stream: ByteStream, settings: LinkSettings, ticks: &Arc<Ticks>) -> Self {
-        let granted = settings.granted_to_peer;
         let link = Link::new(1, settings, stream.writer, Arc::clone(ticks));
         let inbox = Arc::new(Mutex::new(Inbox::default()));
         let has_stopped = Arc::new(AtomicBool::new(false));
         tokio::spawn(Arc::clone(&link).flush_loop());
-        let (meters, received) = (granted.map(ReceiveMeter::new), [Totals::default(); 2]);
-        let mut ear =
-            Ear { link: Arc::clone(&link), inbox: Arc::clone(&inbox), meters, received, answering: 0 };
+        let mut ear = Ear::new(&link, &inbox);
         let (read, stopped) = (Arc::clone(&link), Arc::clone(&has_stopped));
         tokio::spawn(async move {
             let end = reader::read_loop(&read, stream.reader, Vec::new(), &mut ear, Duration::ZERO).await;
@@ -152,11 +113,10 @@ impl End {
 
     pub(super) fn ask_waiting(&mut self, which: usize) {
         let Some(which) = which.checked_rem(self.waiting.len()) else { return };
-        let mut cx = Context::from_waker(Waker::noop());
+        let cx = Context::from_waker(Waker::noop());
         let (link, waiting) = (Arc::clone(&self.link), &mut self.waiting[which]);
         let message = waiting.message;
-        let polled =
-            with_outgoing(message, |outgoing| link.poll_send(outgoing, &mut waiting.ticket, &mut cx));
+        let polled = with_outgoing(message, |outgoing| link.poll_send(outgoing, &mut waiting.ticket, &cx));
         let Poll::Ready(sent) = polled else {
             return assert!(self.waiting[which].ticket.is_some(), "who waits has a place");
         };
@@ -259,8 +219,8 @@ impl End {
 
     pub(super) fn ask_outcome(&mut self, which: usize, other: &Self) {
         let Some(which) = which.checked_rem(self.calls.len()) else { return };
-        let mut cx = Context::from_waker(Waker::noop());
-        if let Poll::Ready(outcome) = self.link.poll_outcome(self.calls[which].id, &mut cx) {
+        let cx = Context::from_waker(Waker::noop());
+        if let Poll::Ready(outcome) = self.link.poll_outcome(self.calls[which].id, &cx) {
             let call = self.calls.remove(which);
             self.is_true(&call, &outcome, other);
         }
@@ -271,8 +231,8 @@ impl End {
         if !self.calls[which].message.mode.wants_receipt() {
             return;
         }
-        let mut cx = Context::from_waker(Waker::noop());
-        match self.link.poll_receipt(self.calls[which].id, &mut cx) {
+        let cx = Context::from_waker(Waker::noop());
+        match self.link.poll_receipt(self.calls[which].id, &cx) {
             Poll::Pending => {}
             Poll::Ready(Ok(receipt)) => {
                 let call = &mut self.calls[which];
@@ -318,7 +278,7 @@ impl End {
         let told = other.told(tag);
         match outcome {
             Outcome::Done if mode == DeliveryMode::WithReceipt => {
-                assert!(told.is_some_and(|told| told.receipt))
+                assert!(told.is_some_and(|told| told.receipt));
             }
             Outcome::Done => assert!(mode == DeliveryMode::Confirmed && told.is_some_and(|told| told.good)),
             Outcome::Response { payload, .. } => {
@@ -409,101 +369,4 @@ fn with_outgoing<T>(message: Message, send: impl FnOnce(&Outgoing<'_>) -> T) -> 
         extras: None,
         payload: PayloadSource::Borrowed(&payload),
     })
-}
-
-/// Takes what a link receives, as a node's router does, but for running anything.
-struct Ear {
-    link: Arc<Link>,
-    inbox: Arc<Mutex<Inbox>>,
-    meters: [ReceiveMeter; 2],
-    received: [Totals; 2],
-    answering: i32,
-}
-
-impl Ear {
-    fn request(&mut self, header: &Header<'_>, header_len: usize, payload: &[u8]) {
-        let mode = header.mode().expect("a message has a mode");
-        let is_system = header.handler.first() == Some(&b'_') && (mode.wants_response() || mode.wants_ack());
-        let charge = if is_system {
-            assert!(self.link.receive_system_call(), "more system calls than are allowed");
-            Charge::system_call()
-        } else {
-            let charge = Charge::ordinary(header_len, payload.len());
-            let link = &self.link;
-            let taken = self.meters[0].receive(charge.accounts[0].bytes, || link.granted(0));
-            assert_eq!(taken, Ok(()), "an honest sender is in breach of credit");
-            self.received[0].add(charge.accounts[0]);
-            charge
-        };
-        let tag = u64::from_be_bytes(payload[..8].try_into().expect("a payload begins with its tag"));
-        self.answering += i32::from(mode.is_answered() && mode != DeliveryMode::WithReceipt);
-        let mut inbox = locked(&self.inbox);
-        inbox.arrived.push(tag);
-        assert!(inbox.seen.insert(tag, Told::default()).is_none(), "a message came twice");
-        inbox.waiting.push(Request { id: header.id, tag, mode, charge, has_receipt: false });
-    }
-
-    fn reply(&mut self, header: &Header<'_>, payload: Received<'_>) {
-        let codec = header.codec;
-        let reply = match header.kind {
-            Kind::Ack => Reply::Ack,
-            Kind::Response => Reply::Response { codec, payload: payload.into_payload().0 },
-            Kind::Receipt => {
-                Reply::Receipt(ReceiptReply { status: header.aux, codec, payload: payload.into_payload().0 })
-            }
-            _ => Reply::Nack { code: NackCode::from_u8(header.aux), text: payload.into_payload().0 },
-        };
-        if !self.link.handle_reply(header.id, reply) {
-            locked(&self.inbox).late += 1;
-        }
-    }
-}
-
-impl Inbound for Ear {
-    fn message(&mut self, octets: &[u8], envelope: &[u8], payload: Received<'_>) -> Result<(), LinkEnd> {
-        assert!(envelope.is_empty(), "our own kind sends no envelopes");
-        let header = Header::decode(octets).expect("a link sends headers that can be read");
-        match header.kind {
-            Kind::Message => self.request(&header, octets.len(), payload.as_slice()),
-            Kind::Ack | Kind::Nack | Kind::Response | Kind::Receipt => self.reply(&header, payload),
-            Kind::Credit => {
-                let account = header.credit_account().expect("a Credit names its account");
-                let totals = CreditTotals::decode(payload.as_slice()).expect("a Credit has four totals");
-                let told = self.link.handle_credit(account, &totals);
-                assert_eq!(told, Ok(()), "an honest receiver is in breach of credit: {totals:?}");
-            }
-            Kind::Cancel => locked(&self.inbox).cancelled += 1,
-            Kind::Bye => {
-                let said_before = self.link.is_retired();
-                self.link.retire();
-                if !said_before {
-                    self.link.say_bye(false);
-                }
-                self.link.note_bye();
-            }
-            kind => panic!("nothing here is sent in parts, and {kind} came"),
-        }
-        Ok(())
-    }
-
-    fn malformed(&mut self, first: &[u8], _envelope: &[u8]) {
-        panic!("a link sent a malformed message: {first:?}");
-    }
-
-    fn skipped(&mut self, _: &[u8], _: &[u8], len: u64, why: Skipped) -> Result<(), LinkEnd> {
-        panic!("a payload of {len} octets was skipped: {why:?}");
-    }
-
-    fn large_buffer(&mut self, _header: &[u8]) -> LargeBuffer {
-        LargeBuffer::default()
-    }
-
-    fn end_turn(&mut self) {
-        let answering = std::mem::take(&mut self.answering);
-        self.link.end_turn(Charge::default(), answering, self.received);
-    }
-
-    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.link.poll_turn(cx)
-    }
 }
