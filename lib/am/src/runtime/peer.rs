@@ -215,11 +215,11 @@ impl PeerCore {
         if self.node.upgrade().is_none_or(|node| node.is_stopped()) {
             return PortError::Stopped("this node has shut down");
         }
-        if self.is_redialled() || self.is_moving.load(Ordering::Acquire) {
-            return PortError::NotConnected;
-        }
         if self.said_bye.load(Ordering::Acquire) {
             return PortError::Gone("the peer has shut down".to_owned());
+        }
+        if self.is_redialled() || self.is_moving.load(Ordering::Acquire) {
+            return PortError::NotConnected;
         }
         PortError::Gone("the link to the peer has ended, and it is not one that this node dials".to_owned())
     }
