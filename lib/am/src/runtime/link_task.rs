@@ -80,6 +80,9 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
     let duplicate = settle_duplicate(node, &peer, dialled);
     let preferred = duplicate == Duplicate::New || (duplicate == Duplicate::SameSide && is_shortcut);
     let before = peer.link();
+    if let Some(old) = before.as_ref().filter(|old| preferred || !old.is_usable()) {
+        link.send_after(old);
+    }
     let replaced = {
         // Under the table's lock, so that the end of another link cannot take the peer out meanwhile.
         let mut peers = node.peers.write();

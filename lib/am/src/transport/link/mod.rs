@@ -232,14 +232,16 @@ impl Link {
     /// Ends the link: nothing more is sent, and the reader stops. The first reason stays.
     pub fn end(&self, reason: LinkEnd) {
         let _ = self.end.set(reason);
-        let (senders, room, flusher) = {
+        let (senders, room, flusher, followers) = {
             let mut shared = self.shared.lock();
             shared.closed = true;
             let held = shared.held.take();
             let waits_for_bye = shared.bye_waiter.take();
             shared.room.extend(held.into_iter().chain(waits_for_bye));
-            (shared.take_senders(), std::mem::take(&mut shared.room), shared.flusher.take())
+            let followers = std::mem::take(&mut shared.followers);
+            (shared.take_senders(), std::mem::take(&mut shared.room), shared.flusher.take(), followers)
         };
+        followers.iter().for_each(|link| link.open_sends());
         self.ended.cancel();
         // A peer that waits for our end of stream must see it, whoever still holds this link.
         self.shutdown_write();
@@ -303,6 +305,29 @@ impl Link {
     /// Reads this link only when the peer has said Bye on `other`, or that has ended.
     pub fn read_after(&self, other: Arc<Self>) {
         *self.after.lock() = Some(other);
+    }
+
+    /// Sends no new Message on this link before the peer has said Bye on `other`, or that has ended: by then the peer
+    /// knows of `other`, and reads it first. Before that it may not have ended its handshake there.
+    pub fn send_after(self: &Arc<Self>, other: &Self) {
+        self.shared.lock().waits_to_send = true;
+        let mut shared = other.shared.lock();
+        if shared.peer_said_bye || other.end.get().is_some() {
+            drop(shared);
+            self.open_sends();
+        } else {
+            shared.followers.push(self.clone());
+        }
+    }
+
+    /// The peer knows of the link that this one takes the place of.
+    fn open_sends(&self) {
+        let first = {
+            let mut shared = self.shared.lock();
+            shared.waits_to_send = false;
+            shared.first_waiting()
+        };
+        first.for_each(Waker::wake);
     }
 
     /// Ready when this link may be read; see [`read_after`](Self::read_after).
@@ -548,7 +573,7 @@ impl Link {
 
     /// Whether we are the ones who do not read, because the peer has too much unfinished here.
     pub fn is_held(&self) -> bool {
-        self.shared.lock().held.is_some()
+        self.waits_for_turn() || self.shared.lock().held.is_some()
     }
 
     /// Grants known to the peer, for the reader's meter.
