@@ -346,7 +346,8 @@ impl Link {
 
     /// Whether another link is read first.
     pub fn waits_for_turn(&self) -> bool {
-        self.after.lock().is_some()
+        let after = self.after.lock();
+        after.as_ref().is_some_and(|other| !other.peer_said_bye() && other.end.get().is_none())
     }
 
     /// From now on no new Messages are sent on this link. Senders that wait for credit learn of it.
