@@ -188,6 +188,7 @@ impl Link {
         };
         shared.queued += (shared.out.len() - before) as u64;
         shared.messages_sent += 1;
+        shared.out.one_way += u64::from(!is_call);
         if is_system {
             shared.system_sent += 1;
         } else if account == LARGE {
