@@ -14,6 +14,7 @@
 
 pub mod failure;
 pub mod process;
+pub mod raw;
 pub mod report;
 pub mod scenario;
 pub mod scenarios;

@@ -68,6 +68,17 @@ impl Process {
         Self::spawn(role, command)
     }
 
+    /// Starts another program in the same way: it must end when its standard input does.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn start_program(program: &str, arguments: &[&str]) -> Result<Self> {
+        let mut command = Command::new(program);
+        command.args(arguments);
+        Self::spawn(program, command)
+    }
+
     fn spawn(role: &str, mut command: Command) -> Result<Self> {
         let mut child = command
             .stdin(Stdio::piped())

@@ -158,18 +158,28 @@ pub struct Log {
     began: Instant,
     entries: Mutex<Vec<Entry>>,
     next_number: AtomicU64,
+    /// When a handler was last seen at work.
+    worked_at: Mutex<Duration>,
 }
 
 impl Log {
     /// An empty log that begins now.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { began: Instant::now(), entries: Mutex::default(), next_number: AtomicU64::new(1) })
+        Arc::new(Self {
+            began: Instant::now(),
+            entries: Mutex::default(),
+            next_number: AtomicU64::new(1),
+            worked_at: Mutex::default(),
+        })
     }
 
     /// Writes down what happens now.
     pub fn push(&self, event: Event) {
         let at = self.began.elapsed();
+        if matches!(event, Event::Start { .. } | Event::Done(..)) {
+            *self.worked_at.lock() = at;
+        }
         self.entries.lock().push(Entry { at, event });
     }
 
@@ -186,6 +196,12 @@ impl Log {
     /// A number for a new message.
     pub fn number(&self) -> Number {
         self.next_number.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// When a handler last began or ended.
+    #[must_use]
+    pub fn worked_at(&self) -> Duration {
+        *self.worked_at.lock()
     }
 
     /// Since the run began.

@@ -5,7 +5,22 @@ use std::time::Duration;
 use crate::scenario::Group;
 
 pub mod deadlock;
+pub mod drain;
 pub mod faults;
+pub mod hostile;
+mod hostile_before;
+mod hostile_calls;
+mod hostile_frames;
+mod hostile_roles;
+mod hostile_stage;
+mod hostile_tools;
+pub mod memory;
+mod memory_callers;
+mod memory_healthy;
+mod memory_large;
+mod memory_raw;
+mod memory_roles;
+mod memory_zmq;
 pub mod order;
 pub mod panics;
 
@@ -16,6 +31,9 @@ pub const GROUPS: &[&Group] = &[
     &order::GROUP,
     &panics::GROUP,
     &deadlock::GROUP,
+    &hostile::GROUP,
+    &memory::GROUP,
+    &drain::GROUP,
 ];
 
 /// The longest that anything may take which is meant to happen at once and whose time is not the point.

@@ -166,6 +166,7 @@ async fn run(setup: &Setup, input: &mut Unstructured<'_>) {
 
 fn settings(setup: &Setup, dialled: bool, budget: &Arc<Budget>) -> LinkSettings {
     let window = Totals { messages: u64::from(setup.messages).max(1), bytes: u64::from(setup.bytes).max(1) };
+    let limits = dynamo_am::Limits::default();
     LinkSettings {
         own_peer: true,
         dialled,
@@ -180,6 +181,10 @@ fn settings(setup: &Setup, dialled: bool, budget: &Arc<Budget>) -> LinkSettings 
         pending_calls_max: usize::from(setup.calls_max).max(1),
         send_buffer_len_max: usize::from(setup.send_buffer_len_max).max(1),
         output_len_max: usize::from(setup.output_len_max).max(1),
+        skipped_len_max: limits.skipped_len_max,
+        pings_per_second_max: limits.pings_per_second_max,
+        unknown_commands_per_second_max: limits.unknown_commands_per_second_max,
+        slow_consumer_len: limits.slow_consumer_len,
         budget: Arc::clone(budget),
     }
 }

@@ -19,8 +19,8 @@ const IDLE_AFTER_TICKS: u32 = 100;
 /// A tick so late means that the process was stopped: what waited in the sockets is read before silence and
 /// deadlines are judged.
 const LATE: Duration = Duration::from_millis(500);
-/// Silence is looked at so often at least, and a silent peer is sent a PING each time.
-const SILENCE_INTERVAL_MAX: Duration = Duration::from_millis(500);
+/// Silence is looked at so often at least: it is noticed late by as much.
+const SILENCE_INTERVAL_MAX: Duration = Duration::from_millis(100);
 
 /// Runs until the node stops.
 pub(crate) async fn run(node: Arc<Node>) {
@@ -55,11 +55,15 @@ pub(crate) async fn run(node: Arc<Node>) {
         }
         let links = node.links.lock().clone();
         let was_short = node.budget.was_short();
+        if was_short {
+            node.counters.limits.reached("budget_len_max");
+        }
         let mut busy = was_short || !node.handler_waiters.is_empty();
         for entry in &links {
             if entry.link.needs_sweep() {
                 busy = true;
-                entry.link.sweep(now);
+                let expired = entry.link.sweep(now);
+                node.counters.calls_expired.increment(expired as u64);
             }
             if was_short {
                 entry.link.retry_for_memory();
@@ -76,11 +80,12 @@ pub(crate) async fn run(node: Arc<Node>) {
         if now.duration_since(silence_checked) >= silence_interval {
             silence_checked = now;
             look_for_silence(&node, now);
+            node.counters.budget_used.set(node.budget.used() as f64);
+            node.counters.links.set(links.len() as f64);
         }
     }
 }
 
-/// A third of what a peer may be silent, so that two PINGs can be answered in time.
 fn silence_interval(node: &Node) -> Duration {
     let limits = &node.limits;
     let shortest = limits.ping_after.min(limits.silence_max / 3).min(limits.foreign_silence_max / 3);
@@ -105,8 +110,9 @@ fn look_for_silence(node: &Node, now: Instant) {
             _ => in_ticks(longest),
         };
         let pinged = entry.takes_ping || link.ttl_ticks().is_some();
+        // Again after half of that, so that a lost PING or two do no harm.
         if silent >= in_ticks(limits.ping_after) && silent < allowed && entry.takes_ping {
-            link.ping();
+            link.ping_after(in_ticks(limits.ping_after / 2));
         }
         // A peer that cannot be pinged may well have nothing to say.
         if pinged && silent >= allowed {

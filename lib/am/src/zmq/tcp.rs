@@ -22,15 +22,23 @@ use crate::transport::{BoxFuture, ByteStream, Listener, PeerAddress, ThinTranspo
 /// Dialling resolves the name and tries its addresses in order. Listening on `*` takes both address families
 /// (`[::]`), or `0.0.0.0` where IPv6 is off; a name is resolved, and its first address that exists here is
 /// taken.
-#[derive(Debug, Default, Clone, Copy)]
-#[non_exhaustive]
-pub struct TcpTransport;
+#[derive(Debug, Clone, Copy)]
+pub struct TcpTransport {
+    user_timeout: Duration,
+}
+
+impl Default for TcpTransport {
+    fn default() -> Self {
+        Self::new(Duration::from_secs(30))
+    }
+}
 
 impl TcpTransport {
-    /// The transport. It has no settings and no state.
+    /// The transport. `stall_max` is how long a peer may take nothing of what waits for it: that verdict must be the
+    /// link's, with its own error, so the kernel gives a connection up later, also while the peer's window is closed.
     #[must_use]
-    pub fn new() -> Self {
-        Self
+    pub fn new(stall_max: Duration) -> Self {
+        Self { user_timeout: stall_max.saturating_mul(3) / 2 }
     }
 }
 
@@ -40,15 +48,15 @@ impl ThinTransport for TcpTransport {
     }
 
     fn dial<'a>(&'a self, endpoint: &'a Endpoint) -> BoxFuture<'a, io::Result<ByteStream>> {
-        Box::pin(dial(endpoint))
+        Box::pin(dial(endpoint, self.user_timeout))
     }
 
     fn listen<'a>(&'a self, endpoint: &'a Endpoint) -> BoxFuture<'a, Result<Box<dyn Listener>, BindError>> {
-        Box::pin(listen(endpoint))
+        Box::pin(listen(endpoint, self.user_timeout))
     }
 }
 
-async fn dial(endpoint: &Endpoint) -> io::Result<ByteStream> {
+async fn dial(endpoint: &Endpoint, user_timeout: Duration) -> io::Result<ByteStream> {
     let Endpoint::Tcp { host, port } = endpoint else {
         return Err(cannot_dial(endpoint, "it is not tcp"));
     };
@@ -58,7 +66,7 @@ async fn dial(endpoint: &Endpoint) -> io::Result<ByteStream> {
     let mut failures = String::new();
     let mut kind = io::ErrorKind::NotFound;
     for address in lookup_host((host.as_str(), *port)).await.map_err(|e| unresolved(host, &e))? {
-        match dial_address(address).await {
+        match dial_address(address, user_timeout).await {
             Ok(stream) => return Ok(stream),
             Err(error) => {
                 kind = error.kind();
@@ -73,7 +81,7 @@ async fn dial(endpoint: &Endpoint) -> io::Result<ByteStream> {
     Err(io::Error::new(kind, format!("cannot reach {endpoint}: {failures}")))
 }
 
-async fn dial_address(address: SocketAddr) -> io::Result<ByteStream> {
+async fn dial_address(address: SocketAddr, user_timeout: Duration) -> io::Result<ByteStream> {
     let stream = TcpStream::connect(address).await?;
     let peer = stream.peer_addr()?;
     if stream.local_addr()? == peer {
@@ -82,11 +90,11 @@ async fn dial_address(address: SocketAddr) -> io::Result<ByteStream> {
             "nobody listens there (the connection reached itself)",
         ));
     }
-    prepare(&stream)?;
+    prepare(&stream, user_timeout)?;
     Ok(tcp_stream(stream, peer_address(peer)))
 }
 
-async fn listen(endpoint: &Endpoint) -> Result<Box<dyn Listener>, BindError> {
+async fn listen(endpoint: &Endpoint, user_timeout: Duration) -> Result<Box<dyn Listener>, BindError> {
     let Endpoint::Tcp { host, port } = endpoint else {
         return Err(BindError::Unsupported { endpoint: endpoint.clone() });
     };
@@ -101,7 +109,8 @@ async fn listen(endpoint: &Endpoint) -> Result<Box<dyn Listener>, BindError> {
     for address in addresses {
         match bind(address) {
             Ok((listener, endpoint)) => {
-                return Ok(Box::new(TcpAcceptor { listener, endpoint, backoff: AcceptBackoff::default() }));
+                let backoff = AcceptBackoff::default();
+                return Ok(Box::new(TcpAcceptor { listener, endpoint, backoff, user_timeout }));
             }
             // Another address of the name would be free, but whoever dials the name might get the other one.
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
@@ -133,6 +142,7 @@ struct TcpAcceptor {
     listener: TcpListener,
     endpoint: Endpoint,
     backoff: AcceptBackoff,
+    user_timeout: Duration,
 }
 
 impl Listener for TcpAcceptor {
@@ -148,7 +158,7 @@ impl Listener for TcpAcceptor {
                 match self.listener.accept().await {
                     Ok((stream, peer)) => {
                         self.backoff.on_success();
-                        match prepare(&stream) {
+                        match prepare(&stream, self.user_timeout) {
                             Ok(()) => return Ok(tcp_stream(stream, peer_address(peer))),
                             Err(error) => tracing::debug!(%peer, %error, "connection ended while accepted"),
                         }
@@ -169,7 +179,8 @@ impl Drop for TcpAcceptor {
 }
 
 /// Options of every connection, dialled or accepted.
-fn prepare(stream: &TcpStream) -> io::Result<()> {
+#[cfg_attr(not(target_os = "linux"), expect(unused_variables, reason = "only Linux has it"))]
+fn prepare(stream: &TcpStream, user_timeout: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     let keepalive = TcpKeepalive::new()
@@ -178,7 +189,7 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
         .with_retries(KEEPALIVE_PROBES);
     socket.set_tcp_keepalive(&keepalive)?;
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    socket.set_tcp_user_timeout(Some(user_timeout))?;
     Ok(())
 }
 
@@ -201,11 +212,6 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 /// Questions without an answer that end the connection (where no user timeout governs it).
 const KEEPALIVE_PROBES: u32 = 3;
-/// Time without an acknowledgement after which the kernel gives a connection up, also while the peer's window is
-/// closed. A peer may take nothing for 30 s before it counts as a slow consumer, and that verdict must be the
-/// link's, with its own error: hence half as much again. It bounds what else would take a quarter of an hour.
-#[cfg(target_os = "linux")]
-const USER_TIMEOUT: Duration = Duration::from_secs(45);
 
 #[cfg(test)]
 mod tests {
@@ -216,19 +222,20 @@ mod tests {
         let (listener, endpoint) = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let Endpoint::Tcp { port, .. } = endpoint else { panic!("not tcp") };
         let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-        prepare(&stream).unwrap();
+        let transport = TcpTransport::new(Duration::from_secs(40));
+        prepare(&stream, transport.user_timeout).unwrap();
         let socket = SockRef::from(&stream);
         assert!(stream.nodelay().unwrap() && socket.keepalive().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
         #[cfg(target_os = "linux")]
-        assert!(socket.tcp_user_timeout().unwrap().unwrap() > Duration::from_secs(30));
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(60)));
         drop(listener);
     }
 
     #[tokio::test]
     async fn wildcards_cannot_be_dialled_and_the_error_says_so() {
         for text in ["tcp://*:5", "tcp://0.0.0.0:5", "tcp://127.0.0.1:0"] {
-            let error = dial(&text.parse().unwrap()).await.unwrap_err();
+            let error = dial(&text.parse().unwrap(), Duration::from_secs(45)).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
             assert!(error.to_string().contains(text), "{error}");
         }

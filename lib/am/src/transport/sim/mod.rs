@@ -2,8 +2,8 @@
 //!
 //! It serves `tcp://ADDRESS:PORT` for nodes that are given its [`transport`](SimNetwork::transport), each with an
 //! address of its own. With a paused clock, one thread and nodes that have a `seed`, a whole run is a function
-//! of its seeds, so a failure can be looked at again and again. How connections behave is said by [`FaultRates`]; single
-//! faults can be ordered too.
+//! of its seeds, so a failure can be looked at again and again. How connections behave is said by [`FaultRates`];
+//! single faults can be ordered too.
 
 mod conn;
 mod rates;
