@@ -274,10 +274,21 @@ impl World {
         panic!("the ends do not come to rest: {states:#?}");
     }
 
-    /// Whatever has been, the whole window is there again.
+    /// Whatever has been, the whole window is there again, and so are all places for system calls.
     async fn probe(&mut self, setup: &Setup) {
         if self.ends.iter().any(|end| end.has_ended() || end.link.is_retired()) {
             return;
+        }
+        for by in [false, true] {
+            let places = setup.system_calls_max.min(setup.calls_max).clamp(1, 4);
+            for _ in 0..places {
+                let description = Description { mode: 2, is_system: true, len: 8, has_trace: false };
+                let message = description.message(self.tag());
+                let sent = self.of(by).try_send(message);
+                let waits = self.of(by).link.waiting_len() >= usize::from(setup.output_len_max);
+                assert!(sent.is_ok() || waits, "places for system calls have leaked: {sent:?}");
+            }
+            self.settle().await;
         }
         for by in [false, true] {
             let mut sent = 0;

@@ -47,6 +47,10 @@ pub struct Limits {
     /// Messages that wait for one handler at its limit; above, those that want an answer are refused.
     /// Default 1024.
     pub handler_queue_len: usize,
+    /// Octets that the kernel is asked to hold of a tcp connection, each way and at each end. Default 512 KiB: what is
+    /// sent behind a large payload waits for that much, and a round trip of 1 ms is filled at 4 Gbit/s; raise it for
+    /// bulk over long distances.
+    pub socket_buffer_len: usize,
     /// Octets of payloads after which a batched handler gets what has come, whatever its count and age say. Default
     /// 4 MiB.
     pub batch_len_max: usize,
@@ -112,6 +116,7 @@ impl Default for Limits {
             send_buffer_len_max: 1 << 20,
             handler_concurrency: 1024,
             handler_queue_len: 1024,
+            socket_buffer_len: 512 * 1024,
             batch_len_max: 4 << 20,
             handlers_max: 4096,
             links_max: 16_384,

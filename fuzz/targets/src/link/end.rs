@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use arbitrary::Arbitrary;
@@ -40,12 +40,39 @@ pub(super) enum Answering {
     ReceiptOnly,
 }
 
+/// Rings when its task would have been woken. Rings from the start: who has not asked yet has to.
+#[derive(Debug)]
+struct Alarm(AtomicBool);
+
+impl Alarm {
+    fn new() -> Arc<Self> {
+        Arc::new(Self(AtomicBool::new(true)))
+    }
+
+    fn has_rung(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// A waker of this alarm, which is quiet from now on.
+    fn set(self: &Arc<Self>) -> Waker {
+        self.0.store(false, Ordering::SeqCst);
+        Waker::from(Arc::clone(self))
+    }
+}
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// A call that this end has made.
 #[derive(Debug)]
 struct Call {
     id: u64,
     message: Message,
     is_receipt_taken: bool,
+    alarm: Arc<Alarm>,
 }
 
 /// A sender that waits for credit.
@@ -53,6 +80,7 @@ struct Call {
 struct Waiting {
     message: Message,
     ticket: Option<u64>,
+    alarm: Arc<Alarm>,
 }
 
 #[derive(Debug)]
@@ -107,14 +135,15 @@ impl End {
     }
 
     pub(super) fn begin_send(&mut self, message: Message) {
-        self.waiting.push(Waiting { message, ticket: None });
+        self.waiting.push(Waiting { message, ticket: None, alarm: Alarm::new() });
         self.ask_waiting(self.waiting.len() - 1);
     }
 
     pub(super) fn ask_waiting(&mut self, which: usize) {
         let Some(which) = which.checked_rem(self.waiting.len()) else { return };
-        let cx = Context::from_waker(Waker::noop());
         let (link, waiting) = (Arc::clone(&self.link), &mut self.waiting[which]);
+        let waker = waiting.alarm.set();
+        let cx = Context::from_waker(&waker);
         let message = waiting.message;
         let polled = with_outgoing(message, |outgoing| link.poll_send(outgoing, &mut waiting.ticket, &cx));
         let Poll::Ready(sent) = polled else {
@@ -158,7 +187,7 @@ impl End {
         if message.mode.is_answered() {
             let is_new = self.calls.iter().all(|call| call.id != id);
             assert!(is_new, "an id names one call");
-            self.calls.push(Call { id, message, is_receipt_taken: false });
+            self.calls.push(Call { id, message, is_receipt_taken: false, alarm: Alarm::new() });
         }
     }
 
@@ -219,7 +248,8 @@ impl End {
 
     pub(super) fn ask_outcome(&mut self, which: usize, other: &Self) {
         let Some(which) = which.checked_rem(self.calls.len()) else { return };
-        let cx = Context::from_waker(Waker::noop());
+        let waker = self.calls[which].alarm.set();
+        let cx = Context::from_waker(&waker);
         if let Poll::Ready(outcome) = self.link.poll_outcome(self.calls[which].id, &cx) {
             let call = self.calls.remove(which);
             self.is_true(&call, &outcome, other);
@@ -231,13 +261,16 @@ impl End {
         if !self.calls[which].message.mode.wants_receipt() {
             return;
         }
-        let cx = Context::from_waker(Waker::noop());
+        let waker = self.calls[which].alarm.set();
+        let cx = Context::from_waker(&waker);
         match self.link.poll_receipt(self.calls[which].id, &cx) {
             Poll::Pending => {}
             Poll::Ready(Ok(receipt)) => {
                 let call = &mut self.calls[which];
                 assert!(!std::mem::replace(&mut call.is_receipt_taken, true), "a receipt is told once");
                 assert_eq!(*receipt.payload, call.message.tag.to_be_bytes());
+                // Whoever has a receipt goes on to wait for the answer.
+                call.alarm.wake_by_ref();
                 assert!(other.told(call.message.tag).is_some_and(|told| told.receipt));
             }
             Poll::Ready(Err(outcome)) => {
@@ -253,12 +286,17 @@ impl End {
         self.link.abandon(self.calls.remove(which).id);
     }
 
+    /// Asks for all that has been woken, and for nothing else: a wake-up that is lost is never made good.
     pub(super) fn ask_all(&mut self, other: &Self) {
         for which in (0..self.waiting.len()).rev() {
-            self.ask_waiting(which);
+            if self.waiting[which].alarm.has_rung() {
+                self.ask_waiting(which);
+            }
         }
         for which in (0..self.calls.len()).rev() {
-            self.ask_outcome(which, other);
+            if self.calls[which].alarm.has_rung() {
+                self.ask_outcome(which, other);
+            }
         }
     }
 

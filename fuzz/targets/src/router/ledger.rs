@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use dynamo_am::proto::credit::{Charge, SendCredit, Totals};
+use dynamo_am::transport::link::PART_LEN;
 use dynamo_am::wire::answer::{Answer, PeerClass};
-use dynamo_am::wire::codes::{Codec, CreditAccount, DeliveryMode, Kind, NackCode};
+use dynamo_am::wire::codes::{ChunkOf, Codec, CreditAccount, DeliveryMode, Kind, NackCode};
 use dynamo_am::wire::credit_frame::CreditTotals;
 use dynamo_am::wire::header::Header;
 
@@ -53,9 +54,11 @@ pub(super) struct Ledger {
     /// What was sent of messages that are charged, and what of it the node has said is finished.
     sent: [Totals; 2],
     finished: [Totals; 2],
-    /// Something was sent after which not all answers, or not all credit, come: a payload whose parts are missing,
-    /// a handler that waits, a farewell.
-    pub(super) is_open: bool,
+    /// Messages whose payload comes in parts, by id, with the octets that are missing.
+    parts: HashMap<u64, u64>,
+    /// Something was sent after which not all answers, or not all credit, come: a handler that waits, a farewell,
+    /// what ends the link.
+    is_open: bool,
 }
 
 impl Ledger {
@@ -67,6 +70,7 @@ impl Ledger {
             credit: [SendCredit::new(granted), SendCredit::new(Totals::default())],
             sent: [Totals::default(); 2],
             finished: [Totals::default(); 2],
+            parts: HashMap::new(),
             is_open: false,
         }
     }
@@ -81,8 +85,6 @@ impl Ledger {
                 self.sent_message(header, envelope, 0, Some(NackCode::TooLarge));
             }
             Event::Malformed { envelope, first } => {
-                // A node of our own that sends such a thing has lost count of its credit.
-                self.is_open |= self.class == PeerClass::Own;
                 let id = first.get(8..16).and_then(|id| id.try_into().ok()).map(u64::from_be_bytes);
                 let id = id.filter(|_| first[0] == 1);
                 match (self.class, id) {
@@ -119,13 +121,15 @@ impl Ledger {
         }
         match header.kind {
             Kind::Message => {}
-            Kind::Bye | Kind::Cancel => {
-                self.is_open = true;
+            Kind::Bye => return self.is_open = true,
+            Kind::Chunk => return self.sent_part(&header, payload_len as u64),
+            Kind::Cancel if header.chunk_of() == Some(ChunkOf::Message) => {
+                self.parts.remove(&header.id);
                 return;
             }
             _ => return,
         }
-        self.is_open |= header.handler == b"_wait_for_handler" || header.total_len.is_some();
+        self.is_open |= header.handler == b"_wait_for_handler";
         if self.class == PeerClass::Own {
             self.charge(charge_of(&header, octets.len(), payload_len));
         }
@@ -136,6 +140,9 @@ impl Ledger {
             Some(mode) => mode,
             None => return,
         };
+        if let Some(total) = header.total_len {
+            self.begin_parts(header.id, total, payload_len as u64);
+        }
         let owed = self.owed.entry(header.id).or_default();
         owed.envelopes.push(if header.total_len.is_some() { Vec::new() } else { envelope.to_vec() });
         match mode {
@@ -145,6 +152,28 @@ impl Ledger {
                 owed.ends += 1;
                 owed.receipt_too += u64::from(mode.wants_receipt());
             }
+        }
+    }
+
+    /// The first part of a payload. One that may not be so long ends the link, and of two with the same id the node
+    /// may forget the first.
+    fn begin_parts(&mut self, id: u64, total: u64, first_len: u64) {
+        let part = PART_LEN as u64;
+        let is_taken = first_len == part && total > part && total <= super::PAYLOAD_LEN_MAX;
+        if !is_taken || self.parts.insert(id, total.saturating_sub(first_len)).is_some() {
+            self.is_open = true;
+        }
+    }
+
+    fn sent_part(&mut self, header: &Header<'_>, len: u64) {
+        let Some(missing) = self.parts.get_mut(&header.id) else { return };
+        if header.chunk_of() != Some(ChunkOf::Message) {
+            return;
+        }
+        match missing.checked_sub(len) {
+            Some(0) => drop(self.parts.remove(&header.id)),
+            Some(rest) => *missing = rest,
+            None => self.is_open = true,
         }
     }
 
@@ -228,7 +257,7 @@ impl Ledger {
 
     /// Whether all that is owed has come; what has not, in words.
     pub(super) fn outstanding(&self) -> Option<String> {
-        if self.is_open {
+        if self.is_open || !self.parts.is_empty() {
             return None;
         }
         if let Some((id, owed)) = self.owed.iter().find(|(_, owed)| !owed.is_paid()) {
