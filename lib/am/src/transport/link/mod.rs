@@ -81,6 +81,8 @@ pub struct LinkSettings {
     pub pings_per_second_max: u32,
     /// Commands of the peer within a second that mean nothing to us.
     pub unknown_commands_per_second_max: u32,
+    /// Messages of the peer within a second that are empty or malformed.
+    pub useless_messages_per_second_max: u32,
     /// A peer is slow that takes less than so many octets in a while, with more than that waiting for it.
     pub slow_consumer_len: usize,
     /// Messages wait while more than this is queued, in octets.
