@@ -147,7 +147,7 @@ fn look_for_silence(node: &Node, now: Instant) {
             link.end(LinkEnd::Silent(silent * 10));
         }
         // Its first PING may be among what is not read.
-        if !own && link.is_held() && (entry.takes_ping || link.was_pinged()) {
+        if link.is_held() && (own || entry.takes_ping || link.was_pinged()) {
             link.pong_unasked();
         }
         if link.is_slow_consumer(now, limits.slow_consumer_timeout) {
