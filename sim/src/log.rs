@@ -158,18 +158,30 @@ pub struct Log {
     began: Instant,
     entries: Mutex<Vec<Entry>>,
     next_number: AtomicU64,
+    /// When a handler was last seen at work.
+    worked_at: Mutex<Duration>,
 }
 
 impl Log {
     /// An empty log that begins now.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { began: Instant::now(), entries: Mutex::default(), next_number: AtomicU64::new(1) })
+        let log = Arc::new(Self {
+            began: Instant::now(),
+            entries: Mutex::default(),
+            next_number: AtomicU64::new(1),
+            worked_at: Mutex::default(),
+        });
+        CURRENT.set(Some(log.clone()));
+        log
     }
 
     /// Writes down what happens now.
     pub fn push(&self, event: Event) {
         let at = self.began.elapsed();
+        if matches!(event, Event::Start { .. } | Event::Done(..)) {
+            *self.worked_at.lock() = at;
+        }
         self.entries.lock().push(Entry { at, event });
     }
 
@@ -188,6 +200,12 @@ impl Log {
         self.next_number.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// When a handler last began or ended.
+    #[must_use]
+    pub fn worked_at(&self) -> Duration {
+        *self.worked_at.lock()
+    }
+
     /// Since the run began.
     #[must_use]
     pub fn now(&self) -> Duration {
@@ -198,6 +216,19 @@ impl Log {
     #[must_use]
     pub fn take(&self) -> Vec<Entry> {
         std::mem::take(&mut *self.entries.lock())
+    }
+}
+
+thread_local! {
+    /// The log of the run that goes on in this thread.
+    static CURRENT: std::cell::RefCell<Option<Arc<Log>>> = const { std::cell::RefCell::new(None) };
+}
+
+/// A note in the log of this thread's run, if one goes on.
+pub(crate) fn say(text: &str) {
+    let log = CURRENT.with_borrow(Clone::clone);
+    if let Some(log) = log {
+        log.note(text);
     }
 }
 

@@ -18,6 +18,10 @@ use crate::world::World;
 
 /// After trouble is over all must be well again within this.
 const PEACE: Duration = Duration::from_secs(10);
+/// Unless handlers are still at work on what they had taken, as they are for less than this without a sign.
+const WORK_GAP: Duration = Duration::from_secs(2);
+/// What they had taken is done after this.
+const BACKLOG_MAX: Duration = Duration::from_secs(300);
 /// How often that is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -126,7 +130,9 @@ async fn make_peace(world: &Arc<World>) {
         if silent.is_empty() && left.is_empty() {
             return world.log.note("all is well");
         }
-        if Instant::now() > until {
+        // Work that was taken before is not trouble: handlers may go on with it.
+        let is_at_work = silent.is_empty() && world.log.now() < world.log.worked_at() + WORK_GAP;
+        if Instant::now() > until && (!is_at_work || Instant::now() > until + BACKLOG_MAX) {
             for (from, to) in silent {
                 world.log.wrong(format!("peace: {from} cannot call {to}"));
             }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::scenario::Group;
 
 pub mod deadlock;
+pub mod drain;
 pub mod faults;
 pub mod hostile;
 mod hostile_before;
@@ -30,6 +31,7 @@ pub const GROUPS: &[&Group] = &[
     &order::GROUP,
     &panics::GROUP,
     &deadlock::GROUP,
+    &drain::GROUP,
     &hostile::GROUP,
     &memory::GROUP,
 ];

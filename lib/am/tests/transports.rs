@@ -27,7 +27,7 @@ struct Case {
 
 fn tcp_case() -> Case {
     let endpoint = "tcp://127.0.0.1:0".parse().unwrap();
-    Case { transport: Arc::new(TcpTransport::new()), endpoint, _directory: None }
+    Case { transport: Arc::new(TcpTransport::default()), endpoint, _directory: None }
 }
 
 fn ipc_private_case() -> Case {
@@ -231,7 +231,7 @@ async fn of_many_that_take_over_a_stale_socket_one_gets_it() {
 // ---- tcp ----
 
 async fn listen_tcp(text: &str) -> Result<Box<dyn Listener>, BindError> {
-    TcpTransport::new().listen(&text.parse().unwrap()).await
+    TcpTransport::default().listen(&text.parse().unwrap()).await
 }
 
 fn port(endpoint: &Endpoint) -> u16 {
@@ -252,7 +252,7 @@ async fn a_wildcard_takes_both_families_and_shows_ipv4_peers_as_such() {
     }
     for host in hosts {
         let endpoint = format!("tcp://{host}:{port}").parse().unwrap();
-        let transport = TcpTransport::new();
+        let transport = TcpTransport::default();
         let (dialled, accepted) = tokio::join!(transport.dial(&endpoint), listener.accept());
         let (dialled, accepted) = (dialled.unwrap().peer, accepted.unwrap().peer);
         let PeerAddress::Tcp(dialled) = dialled else { panic!("{dialled:?}") };
@@ -276,9 +276,9 @@ async fn a_name_is_dialled_at_each_of_its_addresses() {
     // `localhost` may come first as ::1, where nobody listens.
     let listener = listen_tcp("tcp://127.0.0.1:0").await.unwrap();
     let endpoint: Endpoint = format!("tcp://localhost:{}", port(listener.endpoint())).parse().unwrap();
-    TcpTransport::new().dial(&endpoint).await.unwrap();
+    TcpTransport::default().dial(&endpoint).await.unwrap();
     drop(listener);
-    let error = TcpTransport::new().dial(&endpoint).await.unwrap_err();
+    let error = TcpTransport::default().dial(&endpoint).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
     assert!(error.to_string().contains("127.0.0.1"), "the error lists the attempts: {error}");
 }

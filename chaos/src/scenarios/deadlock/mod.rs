@@ -80,6 +80,8 @@ fn budgets_of_one() -> Limits {
         credit_messages: 1,
         credit_bytes: 1,
         system_calls_max: 1,
+        // Taken as the least that a node can work with.
+        budget_len_max: 1,
         send_buffer_len_max: 1,
         handler_concurrency: 1,
         handler_queue_len: 1,

@@ -2,6 +2,7 @@
 //! Needs root and the `ip` command; where they cannot be had this fails and says so.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ use crate::scenarios::PATIENCE;
 /// Addresses of a private network that only the two namespaces see.
 const SERVER_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 203, 77, 1);
 const CALLER_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 203, 77, 2);
+
+/// How the namespaces' names begin.
+const PREFIX: &str = "chaos-";
 
 #[derive(Debug, Serialize, Deserialize)]
 struct CallerArguments {
@@ -45,8 +49,9 @@ struct Wire {
 
 impl Wire {
     fn lay() -> Result<Self> {
+        remove_stale();
         let pid = std::process::id();
-        let wire = Self { server: format!("chaos-s-{pid}"), caller: format!("chaos-c-{pid}") };
+        let wire = Self { server: format!("{PREFIX}s-{pid}"), caller: format!("{PREFIX}c-{pid}") };
         let (here, there) = (&wire.server, &wire.caller);
         ip(&["netns", "add", here])?;
         ip(&["netns", "add", there])?;
@@ -68,8 +73,24 @@ impl Wire {
 impl Drop for Wire {
     fn drop(&mut self) {
         for namespace in [&self.server, &self.caller] {
-            // One that was never made cannot be removed.
-            let _ = Command::new("ip").args(["netns", "delete", namespace]).output();
+            remove(namespace);
+        }
+    }
+}
+
+fn remove(namespace: &str) {
+    // One that was never made cannot be removed.
+    let _ = Command::new("ip").args(["netns", "delete", namespace]).output();
+}
+
+/// Removes what earlier runs left that were killed: namespaces named after a process that is no more.
+fn remove_stale() {
+    let Ok(output) = Command::new("ip").args(["netns", "list"]).output() else { return };
+    let list = String::from_utf8_lossy(&output.stdout);
+    for namespace in list.lines().filter_map(|line| line.split_whitespace().next()) {
+        let pid = namespace.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-')).map(|(_, pid)| pid);
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            remove(namespace);
         }
     }
 }

@@ -4,9 +4,6 @@ use tokio::sync::broadcast;
 
 use crate::id::InstanceId;
 
-/// Events kept for a reader that lags; one that lags more is told how many it missed.
-pub(crate) const LINK_EVENTS_KEPT: usize = 1024;
-
 /// Something that happened to a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -28,6 +25,11 @@ pub enum LinkEvent {
         pending_calls: u64,
         /// Octets that had not left.
         unsent_len: u64,
+        /// One-way messages of which nothing had left.
+        one_way_unsent: u64,
+        /// One-way messages that had left and may not have been handled, at most. `None` for foreign peers, which do
+        /// not say what they have handled.
+        one_way_maybe_lost: Option<u64>,
     },
     /// A redial reached another instance: calls for the old one fail.
     Replaced {

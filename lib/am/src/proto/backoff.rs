@@ -14,30 +14,37 @@ const GROWTH_PERCENT: u32 = 160;
 #[derive(Debug, Clone)]
 pub struct Backoff {
     bound: Duration,
+    bound_max: Duration,
 }
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { bound: REDIAL_WAIT_MIN }
+        Self::up_to(REDIAL_WAIT_MAX)
     }
 }
 
 impl Backoff {
+    /// Waits of at most `bound_max`.
+    #[must_use]
+    pub fn up_to(bound_max: Duration) -> Self {
+        Self { bound: REDIAL_WAIT_MIN.min(bound_max), bound_max }
+    }
+
     /// The next wait; `draw` is a random number from all of `u32`'s range.
     pub fn next_wait(&mut self, draw: u32) -> Duration {
         let wait = self.bound.mul_f64(f64::from(draw) / f64::from(u32::MAX));
-        self.bound = (self.bound * GROWTH_PERCENT / 100).min(REDIAL_WAIT_MAX);
+        self.bound = (self.bound * GROWTH_PERCENT / 100).min(self.bound_max);
         wait
     }
 
     /// After an error that will hardly pass by itself, the next wait's bound is the longest.
     pub fn jump_to_max(&mut self) {
-        self.bound = REDIAL_WAIT_MAX;
+        self.bound = self.bound_max;
     }
 
     /// After success.
     pub fn reset(&mut self) {
-        *self = Self::default();
+        *self = Self::up_to(self.bound_max);
     }
 }
 

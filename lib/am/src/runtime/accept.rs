@@ -38,12 +38,16 @@ pub(crate) fn accept(node: &Arc<Node>, mut listener: Box<dyn Listener>) {
                     }
                 },
             };
-            let begun = owner.handshakes.begin(&stream.peer);
-            let Some(begun) = begun.filter(|_| owner.has_room_for_link()) else {
-                owner.counters.handshakes_refused.increment(1);
+            if !owner.has_room_for_link() {
+                continue;
+            }
+            let Some(begun) = owner.handshakes.begin(&stream.peer) else {
+                owner.counters.limits.reached("pending_handshakes_per_address_max");
                 continue;
             };
-            owner.counters.handshakes_evicted.increment(u64::from(begun.has_evicted));
+            if begun.has_evicted {
+                owner.counters.limits.reached("pending_handshakes_max");
+            }
             let node = owner.clone();
             owner.spawner.spawn(async move { welcome(&node, stream, begun).await });
         }
@@ -66,7 +70,12 @@ async fn welcome(node: &Arc<Node>, stream: ByteStream, begun: Begun) {
             start_link(node, shaken, instance);
         }
         Ok(_) => {}
-        Err(error) => tracing::debug!(?peer, %error, "a handshake failed"),
+        Err(error) => {
+            if tokio::time::Instant::now() >= deadline {
+                node.counters.limits.reached("handshake_timeout");
+            }
+            tracing::debug!(?peer, %error, "a handshake failed");
+        }
     }
 }
 
@@ -133,6 +142,9 @@ pub(crate) async fn check_identity(
             return Err(reason);
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+    if old.iter().any(|(_, link)| link.end_reason().is_none()) {
+        node.counters.limits.reached("identity_probe_timeout");
     }
     old.iter().for_each(|(_, link)| link.end(LinkEnd::Replaced));
     Ok(())

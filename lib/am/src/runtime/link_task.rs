@@ -17,7 +17,7 @@ use crate::endpoint::Endpoint;
 use crate::id::{Incarnation, InstanceId};
 use crate::proto::budget::Grant;
 use crate::transport::ByteStream;
-use crate::transport::link::{Link, LinkEnd, reader};
+use crate::transport::link::{Link, LinkEnd, OneWayLosses, reader};
 use crate::wire::answer::PeerClass;
 use crate::wire::zmtp::properties::{Hello, SocketType};
 
@@ -78,8 +78,12 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
     let flusher = link.clone();
     node.spawner.spawn(async move { flusher.flush_loop().await });
     let duplicate = settle_duplicate(node, &peer, dialled);
+    tracing::debug!(node = %node.instance, link = number, peer = %instance, dialled, ?duplicate, "a link begins");
     let preferred = duplicate == Duplicate::New || (duplicate == Duplicate::SameSide && is_shortcut);
     let before = peer.link();
+    if let Some(old) = before.as_ref().filter(|old| preferred || !old.is_usable()) {
+        link.send_after(old);
+    }
     let replaced = {
         // Under the table's lock, so that the end of another link cannot take the peer out meanwhile.
         let mut peers = node.peers.write();
@@ -203,18 +207,32 @@ impl Life {
         let (node, peer, link) = (&self.node, &self.peer, &self.link);
         let pending_calls = link.pending_calls() as u64;
         let unsent_len = link.waiting_len() as u64;
-        if clock::now().duration_since(self.since) >= HEALTHY_AFTER {
+        // One that said goodbye has not failed.
+        if clock::now().duration_since(self.since) >= HEALTHY_AFTER || link.peer_said_bye() {
             peer.redial_soon();
         }
         let reason = link.end_reason().cloned().unwrap_or(end);
-        let is_last = self.close(reason.clone());
+        let (is_last, losses) = self.close(reason.clone());
         if matches!(origin, Origin::Myself) || node.is_stopped() || !is_last {
             return;
         }
-        tracing::debug!(peer = %peer.instance(), %reason, "the last link to a peer has ended");
+        match &reason {
+            LinkEnd::OverLimit(name) => node.counters.limits.reached(name),
+            LinkEnd::SlowConsumer => node.counters.limits.reached("slow_consumer_timeout"),
+            LinkEnd::Silent(_) if link.settings().own_peer => node.counters.limits.reached("silence_max"),
+            LinkEnd::Silent(_) => node.counters.limits.reached("foreign_silence_max"),
+            _ => {}
+        }
         let reason = reason.to_string();
         if peer.announce(false) {
-            node.emit(LinkEvent::Down { peer: peer.instance(), reason, pending_calls, unsent_len });
+            node.emit(LinkEvent::Down {
+                peer: peer.instance(),
+                reason,
+                pending_calls,
+                unsent_len,
+                one_way_unsent: losses.unsent,
+                one_way_maybe_lost: losses.maybe_lost,
+            });
         }
         match peer.route() {
             Some((endpoints, is_foreign)) if peer.is_redialled() && !node.is_draining() => {
@@ -232,12 +250,13 @@ impl Life {
         }
     }
 
-    fn close(&self, reason: LinkEnd) -> bool {
+    /// Whether that was the peer's last link, and what was lost.
+    fn close(&self, reason: LinkEnd) -> (bool, OneWayLosses) {
         self.link.end(reason);
         self.running.cancel_all();
-        self.link.finish();
+        let losses = self.link.finish();
         self.node.links.lock().retain(|entry| !Arc::ptr_eq(&entry.link, &self.link));
-        self.peer.detach(&self.link, true)
+        (self.peer.detach(&self.link, true), losses)
     }
 }
 

@@ -82,7 +82,11 @@ impl ActiveMessageManager {
             return Err(RegisterError::NodeStopped);
         }
         let name = handler.name().to_owned();
-        self.node.registry.register(handler, &self.node.limits)?;
+        let registered = self.node.registry.register(handler, &self.node.limits);
+        if matches!(registered, Err(RegisterError::TooMany { .. })) {
+            self.node.counters.limits.reached("handlers_max");
+        }
+        registered?;
         self.node.handler_waiters.registered(&name);
         Ok(())
     }
@@ -270,7 +274,7 @@ impl ManagerBuilder {
         let advertise = self.advertise.into_iter().collect::<Result<Vec<_>, _>>()?;
         let mut transports = self.transports;
         transports.extend::<[Arc<dyn ThinTransport>; 3]>([
-            Arc::new(TcpTransport::default()),
+            Arc::new(TcpTransport::new(self.limits.slow_consumer_timeout, self.limits.socket_buffer_len)),
             Arc::new(IpcTransport::default()),
             Arc::new(InprocTransport::default()),
         ]);

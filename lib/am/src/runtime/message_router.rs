@@ -26,9 +26,6 @@ use crate::wire::codes::{ChunkOf, Kind, NackCode};
 use crate::wire::credit_frame::CreditTotals;
 use crate::wire::header::{Header, HeaderError, refused};
 
-/// Payloads of one link that come in parts at the same time, in each direction.
-const ASSEMBLIES_MAX: usize = 64;
-
 /// A payload that comes in parts.
 #[derive(Debug)]
 struct Assembly {
@@ -174,7 +171,7 @@ impl MessageRouter {
             && header.mode().is_some_and(|mode| mode.wants_response() || mode.wants_ack());
         if is_system {
             if !self.link.receive_system_call() {
-                return Err(LinkEnd::Protocol("more calls of system handlers than were granted".to_owned()));
+                return Err(LinkEnd::OverLimit("system_calls_max"));
             }
             return Ok(Charge::system_call());
         }
@@ -230,7 +227,11 @@ impl MessageRouter {
             return Err(LinkEnd::Protocol("a payload in parts whose first part is not 1 MiB".to_owned()));
         }
         let unwanted = of == ChunkOf::Response && !self.link.is_pending(header.id);
-        if total > limit || unwanted || self.assemblies.len() >= 2 * ASSEMBLIES_MAX {
+        let is_crowded = self.assemblies.len() >= 2 * self.node.limits.partial_payloads_max;
+        if total > limit || unwanted || is_crowded {
+            if is_crowded {
+                self.node.counters.limits.reached("partial_payloads_max");
+            }
             let text = format!("the payload has {total} octets, and this node takes {limit}");
             let verdict = header.refused_with(NackCode::TooLarge, self.class);
             if of == ChunkOf::Message && matches!(verdict, Verdict::Nothing) {
@@ -380,6 +381,7 @@ impl MessageRouter {
                     .map_err(|error| LinkEnd::Protocol(error.to_string()))
             }
             Kind::Bye => {
+                tracing::debug!(node = %self.node.instance, link = self.link.number(), moved = header.aux, "a Bye");
                 let said_before = self.link.is_retired();
                 self.link.retire();
                 let moved = header.aux == 1;
@@ -454,8 +456,10 @@ impl Inbound for MessageRouter {
         why: Skipped,
     ) -> Result<(), LinkEnd> {
         if why == Skipped::NoMemory {
+            self.node.counters.limits.reached("budget_len_max");
             return self.without_memory(octets, envelope, payload_len);
         }
+        self.node.counters.limits.reached("payload_len_max");
         let limit = self.node.limits.payload_len_max;
         let text = format!("the payload has {payload_len} octets, and this node takes {limit}");
         let verdict = match Header::decode(octets) {
@@ -498,6 +502,8 @@ impl Inbound for MessageRouter {
         let is_used_up = self.link.end_turn(turn.finished, turn.answering, received);
         if is_used_up && self.running.grant().grow().is_some() {
             self.link.grow_window(self.node.granted(self.running.grant()));
+        } else if is_used_up {
+            self.node.counters.limits.reached("credit_messages");
         }
         self.dispatcher.end_turn();
     }

@@ -59,7 +59,10 @@ async fn dial(
     let limit = node.limits.dial_timeout;
     let mut stream = match tokio::time::timeout(limit, transport.dial(endpoint)).await {
         Ok(dialled) => dialled.map_err(|error| DialError::Failed(error.to_string()))?,
-        Err(_) => return Err(DialError::Failed(format!("nothing answers within {} ms", limit.as_millis()))),
+        Err(_) => {
+            node.counters.limits.reached("dial_timeout");
+            return Err(DialError::Failed(format!("nothing answers within {} ms", limit.as_millis())));
+        }
     };
     let mut shaking = Shaking::new(role, node.hello(granted));
     let broken = |error| DialError::Shake(Box::new(error));
@@ -80,7 +83,10 @@ pub(crate) async fn dial_until(
     let within = deadline.duration_since(tokio::time::Instant::now());
     match tokio::time::timeout_at(deadline, dial(node, endpoint, role, deadline)).await {
         Ok(dialled) => dialled,
-        Err(_) => Err(DialError::Failed(format!("no answer within {} ms", within.as_millis()))),
+        Err(_) => {
+            node.counters.limits.reached("connect_timeout");
+            Err(DialError::Failed(format!("no answer within {} ms", within.as_millis())))
+        }
     }
 }
 
@@ -390,6 +396,7 @@ impl NodePort for NodeHandle {
             let links = peer.links();
             let pending_calls = links.iter().map(|link| link.pending_calls() as u64).sum();
             let unsent_len = links.iter().map(|link| link.waiting_len() as u64).sum();
+            let losses: Vec<_> = links.iter().map(|link| link.one_way_losses()).collect();
             for link in links {
                 peer.detach(&link, false);
                 retire(&node, link, false);
@@ -397,7 +404,14 @@ impl NodePort for NodeHandle {
             // Now, as another link to the same instance may be up before this one has ended.
             if peer.announce(false) {
                 let reason = LinkEnd::Disconnected.to_string();
-                node.emit(LinkEvent::Down { peer: instance, reason, pending_calls, unsent_len });
+                node.emit(LinkEvent::Down {
+                    peer: instance,
+                    reason,
+                    pending_calls,
+                    unsent_len,
+                    one_way_unsent: losses.iter().map(|lost| lost.unsent).sum(),
+                    one_way_maybe_lost: losses.iter().map(|lost| lost.maybe_lost).sum(),
+                });
             }
             peer.give_up(PortError::Gone("disconnected on request".to_owned()));
             node.peers.write().remove(&instance);

@@ -25,8 +25,8 @@ use super::peer::PeerCore;
 use super::registry::Registry;
 use super::running::Running;
 use super::spawner::Spawner;
-use crate::api::link_event::{LINK_EVENTS_KEPT, LinkEvent};
-use crate::api::port::NodePort;
+use crate::api::link_event::LinkEvent;
+use crate::api::port::{NodePort, Port};
 use crate::clock;
 use crate::endpoint::Endpoint;
 use crate::id::{Incarnation, InstanceId};
@@ -113,11 +113,11 @@ pub(crate) struct Node {
     pub(crate) links: Mutex<Vec<LinkEntry>>,
     /// `None` after the node's end, so that readers see theirs.
     pub(crate) events: Mutex<Option<broadcast::Sender<LinkEvent>>>,
-    /// Of ordered handlers, by sender.
     pub(crate) spawner: Spawner,
     pub(crate) counters: Counters,
     pub(crate) handler_waiters: HandlerWaiters,
     pub(crate) handshakes: Arc<Handshakes>,
+    /// Of ordered handlers.
     pub(crate) lanes: LanesBySender,
     pub(crate) budget: Arc<Budget>,
     /// Fires when the drain begins: listeners close.
@@ -148,6 +148,7 @@ pub(crate) struct NodeParts {
 
 impl Node {
     pub(crate) fn new(parts: NodeParts) -> Self {
+        let link_events_kept = parts.limits.link_events_kept.max(1);
         let waiters_max = parts.limits.handler_waiters_max;
         let handshakes = Arc::new(Handshakes::new(&parts.limits));
         let budget = Arc::new(Budget::new(parts.limits.budget_len_max.max(BUDGET_LEN_MIN)));
@@ -166,7 +167,7 @@ impl Node {
             peers: RwLock::default(),
             myself: OnceLock::new(),
             links: Mutex::default(),
-            events: Mutex::new(Some(broadcast::channel(LINK_EVENTS_KEPT).0)),
+            events: Mutex::new(Some(broadcast::channel(link_events_kept).0)),
             spawner: Spawner::new(),
             counters: Counters::new(),
             handler_waiters: HandlerWaiters::new(waiters_max),
@@ -232,6 +233,14 @@ impl Node {
         links
     }
 
+    /// Takes a peer out of the table, unless its instance has come back as another entry.
+    pub(crate) fn forget(&self, peer: &Arc<PeerCore>) {
+        let mut peers = self.peers.write();
+        if peers.get(&peer.instance()).is_some_and(|known| Arc::ptr_eq(known, peer)) {
+            peers.remove(&peer.instance());
+        }
+    }
+
     /// The sweep must look sooner than it meant to.
     #[inline]
     pub(crate) fn wake_sweep(&self) {
@@ -242,7 +251,11 @@ impl Node {
 
     /// Whether another link may be made.
     pub(crate) fn has_room_for_link(&self) -> bool {
-        self.links.lock().len() < self.limits.links_max
+        let has_room = self.links.lock().len() < self.limits.links_max;
+        if !has_room {
+            self.counters.limits.reached("links_max");
+        }
+        has_room
     }
 
     pub(crate) fn next_link_number(&self) -> u64 {
@@ -259,7 +272,7 @@ impl Node {
     pub(crate) fn first_grant(&self) -> Option<Arc<Grant>> {
         let grant = self.budget.first_grant(self.limits.credit_bytes);
         if grant.is_none() {
-            self.counters.links_without_memory.increment(1);
+            self.counters.limits.reached("budget_len_max");
         }
         grant.map(Arc::new)
     }
@@ -308,6 +321,10 @@ impl Node {
             system_calls_max: self.limits.system_calls_max,
             pending_calls_max: self.limits.pending_calls_max,
             send_buffer_len_max: self.limits.send_buffer_len_max,
+            skipped_len_max: self.limits.skipped_len_max,
+            pings_per_second_max: self.limits.pings_per_second_max,
+            unknown_commands_per_second_max: self.limits.unknown_commands_per_second_max,
+            slow_consumer_len: self.limits.slow_consumer_len,
             output_len_max: usize::try_from(self.limits.credit_bytes)
                 .unwrap_or(usize::MAX)
                 .max(self.limits.send_buffer_len_max),

@@ -17,9 +17,6 @@ use crate::proto::backoff::Backoff;
 use crate::proto::outgoing::Outgoing;
 use crate::transport::link::{Link, SendError};
 
-/// A call made within a call waits so long for credit: rings of such calls would wait for ever.
-const NESTED_WAIT_MAX: Duration = Duration::from_millis(100);
-
 /// Another instance that this one knows.
 #[derive(Debug)]
 pub(crate) struct PeerCore {
@@ -73,7 +70,7 @@ impl PeerCore {
             is_moving: AtomicBool::new(false),
             is_announced: AtomicBool::new(false),
             is_redialled: AtomicBool::new(false),
-            backoff: Mutex::default(),
+            backoff: Mutex::new(Backoff::up_to(node.limits.redial_wait_max)),
             lanes: node.lanes.of(instance),
         }
     }
@@ -230,8 +227,14 @@ impl PeerCore {
     fn refused(&self, error: SendError) -> PortError {
         match error {
             SendError::Full => PortError::Full,
-            SendError::PendingFull { limit } => PortError::PendingFull { limit },
-            SendError::TooLarge { limit } => PortError::TooLarge { limit },
+            SendError::PendingFull { limit } => {
+                self.reached("pending_calls_max");
+                PortError::PendingFull { limit }
+            }
+            SendError::TooLarge { limit } => {
+                self.reached("payload_len_max");
+                PortError::TooLarge { limit }
+            }
             SendError::NeverAnswers => PortError::NeverAnswers,
             SendError::TakesNoMessages => PortError::TakesNoMessages,
             SendError::Retired if self.node.upgrade().is_some_and(|node| node.is_draining()) => {
@@ -242,6 +245,12 @@ impl PeerCore {
                 gone @ (PortError::Gone(_) | PortError::Stopped(_)) if self.link().is_none() => gone,
                 _ => PortError::NotConnected,
             },
+        }
+    }
+
+    fn reached(&self, limit: &str) {
+        if let Some(node) = self.node.upgrade() {
+            node.counters.limits.reached(limit);
         }
     }
 
@@ -335,11 +344,15 @@ impl Port for PeerCore {
         Box::pin(async move {
             let nested = message.depth > 0;
             let deadline = message.deadline;
-            let until = if nested { deadline.min(clock::now() + NESTED_WAIT_MAX) } else { deadline };
+            let nested_wait = self.node.upgrade().map_or(Duration::ZERO, |node| node.limits.nested_wait_max);
+            let until = if nested { deadline.min(clock::now() + nested_wait) } else { deadline };
             let sent = self.send_when_possible(message);
             match tokio::time::timeout_at(until.into(), sent).await {
                 Ok(sent) => sent,
-                Err(_) if until < deadline => Err(PortError::Overloaded),
+                Err(_) if until < deadline => {
+                    self.reached("nested_wait_max");
+                    Err(PortError::Overloaded)
+                }
                 Err(_) => Err(PortError::Expired),
             }
         })

@@ -45,6 +45,7 @@ pub(crate) async fn shutdown(node: &Arc<Node>) -> Result<(), ShutdownError> {
     for entry in &links {
         if timeout_at(deadline, owes_nothing(&entry.link)).await.is_err() && !entry.link.owes_nothing() {
             unfinished += 1;
+            node.counters.limits.reached("drain_timeout");
             entry.running.cancel_all();
         }
     }

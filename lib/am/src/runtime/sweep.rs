@@ -19,8 +19,8 @@ const IDLE_AFTER_TICKS: u32 = 100;
 /// A tick so late means that the process was stopped: what waited in the sockets is read before silence and
 /// deadlines are judged.
 const LATE: Duration = Duration::from_millis(500);
-/// Silence is looked at so often at least, and a silent peer is sent a PING each time.
-const SILENCE_INTERVAL_MAX: Duration = Duration::from_millis(500);
+/// Silence is looked at so often at least: it is noticed late by as much.
+const SILENCE_INTERVAL_MAX: Duration = Duration::from_millis(100);
 
 /// Runs until the node stops.
 pub(crate) async fn run(node: Arc<Node>) {
@@ -29,6 +29,7 @@ pub(crate) async fn run(node: Arc<Node>) {
     let mut idle_ticks = 0;
     let mut rest = Duration::ZERO;
     let silence_interval = silence_interval(&node);
+    let mut heap = Heap { peak_len: 0, trimmed: last };
     loop {
         let is_idle = idle_ticks >= IDLE_AFTER_TICKS;
         let pace = if is_idle { IDLE_TICK.min(silence_interval) } else { TICK };
@@ -54,16 +55,23 @@ pub(crate) async fn run(node: Arc<Node>) {
             continue;
         }
         let links = node.links.lock().clone();
+        let (mut held_len, mut granted_len) = (0, 0);
         let was_short = node.budget.was_short();
+        if was_short {
+            node.counters.limits.reached("budget_len_max");
+        }
         let mut busy = was_short || !node.handler_waiters.is_empty();
         for entry in &links {
             if entry.link.needs_sweep() {
                 busy = true;
-                entry.link.sweep(now);
+                let expired = entry.link.sweep(now);
+                node.counters.calls_expired.increment(expired as u64);
             }
             if was_short {
                 entry.link.retry_for_memory();
             }
+            held_len += entry.link.unfinished_len();
+            granted_len += entry.running.grant().len();
             let (messages, octets) = entry.link.take_sent();
             if messages + octets > 0 {
                 busy = true;
@@ -71,16 +79,41 @@ pub(crate) async fn run(node: Arc<Node>) {
                 node.counters.bytes_sent.increment(octets);
             }
         }
+        heap.look(&node, held_len + node.budget.used().saturating_sub(granted_len), now);
         node.handler_waiters.expire(now);
         idle_ticks = if busy { 0 } else { idle_ticks.saturating_add(1) };
         if now.duration_since(silence_checked) >= silence_interval {
             silence_checked = now;
             look_for_silence(&node, now);
+            node.counters.budget_used.set(node.budget.used() as f64);
+            node.counters.links.set(links.len() as f64);
         }
     }
 }
 
-/// A third of what a peer may be silent, so that two PINGs can be answered in time.
+/// What is held for peers was at its most `peak_len` bytes since the heap was last trimmed.
+struct Heap {
+    peak_len: u64,
+    trimmed: Instant,
+}
+
+impl Heap {
+    /// A heap shrinks by itself only from its top, so it is trimmed when most of what was held is free again.
+    fn look(&mut self, node: &Node, held_len: u64, now: Instant) {
+        self.peak_len = self.peak_len.max(held_len);
+        let is_due = self.peak_len >= TRIM_LEN_MIN && held_len < self.peak_len / 4;
+        if is_due && now.duration_since(self.trimmed) >= TRIM_INTERVAL_MIN {
+            *self = Self { peak_len: held_len, trimmed: now };
+            node.spawner.spawn_blocking(dynamo_am_heap_trim::trim);
+        }
+    }
+}
+
+/// Less than this is kept for the next burst, in bytes.
+const TRIM_LEN_MIN: u64 = 8 << 20;
+/// Trimming costs milliseconds, so it is done so often at most.
+const TRIM_INTERVAL_MIN: Duration = Duration::from_secs(1);
+
 fn silence_interval(node: &Node) -> Duration {
     let limits = &node.limits;
     let shortest = limits.ping_after.min(limits.silence_max / 3).min(limits.foreign_silence_max / 3);
@@ -105,8 +138,9 @@ fn look_for_silence(node: &Node, now: Instant) {
             _ => in_ticks(longest),
         };
         let pinged = entry.takes_ping || link.ttl_ticks().is_some();
+        // Again after half of that, so that a lost PING or two do no harm.
         if silent >= in_ticks(limits.ping_after) && silent < allowed && entry.takes_ping {
-            link.ping();
+            link.ping_after(in_ticks(limits.ping_after / 2));
         }
         // A peer that cannot be pinged may well have nothing to say.
         if pinged && silent >= allowed {

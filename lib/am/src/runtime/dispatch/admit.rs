@@ -46,7 +46,10 @@ pub(crate) fn admit(node: &Arc<Node>, lanes: &Arc<Lanes>, job: Job) -> Admitted 
         }
         _ => match entry.gate.enter(job, accepted) {
             Entered::Run(job) => return Admitted::Run(job),
-            Entered::Waits => None,
+            Entered::Waits => {
+                node.counters.limits.reached("handler_concurrency");
+                None
+            }
             Entered::Refused(job) => Some(job),
         },
     };
@@ -78,6 +81,7 @@ pub(crate) fn start_alone(node: &Arc<Node>, job: Job) {
 /// Answers a job that was not accepted.
 pub(crate) fn refuse(node: &Node, job: Job, done: &mut Charge) {
     node.counters.refused.increment(1);
+    node.counters.limits.reached("handler_queue_len");
     let text = format!("`{}` has as much to do as it may", job.entry.name);
     job.refuse(Failure { code: NackCode::Overloaded, text }, done);
 }

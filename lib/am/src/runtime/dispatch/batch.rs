@@ -13,9 +13,6 @@ use crate::runtime::node::Node;
 use crate::runtime::registry::Entry;
 use crate::wire::codes::NackCode;
 
-/// A batch is handed over when its payloads have so many octets, whatever its count and age.
-const BATCH_LEN_MAX: usize = 4 << 20;
-
 /// The batch that is being collected.
 #[derive(Debug, Default)]
 pub(crate) struct Batcher(Mutex<State>);
@@ -60,7 +57,7 @@ impl Batcher {
             state.waiting += 1;
             state.payload_len += job.payload.len();
             state.jobs.push(job);
-            if state.jobs.len() >= rule.count_max || state.payload_len >= BATCH_LEN_MAX {
+            if state.jobs.len() >= rule.count_max || state.payload_len >= node.limits.batch_len_max {
                 (Some(state.take()), None)
             } else {
                 (None, Some(state.number).filter(|_| state.jobs.len() == 1))
@@ -85,6 +82,11 @@ impl Batcher {
             });
         }
         None
+    }
+
+    /// Takes out all that waits: nobody will run it.
+    pub(crate) fn take_waiting(&self) -> Vec<Job> {
+        self.0.lock().take()
     }
 
     fn take_if(&self, number: u64) -> Vec<Job> {

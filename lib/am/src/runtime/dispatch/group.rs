@@ -100,7 +100,10 @@ pub(crate) async fn complete_with_room(job: Job, mut answered: Answered) {
             continue;
         };
         tracing::debug!(id = %job.request.id(), "dropped an answer: {text}");
-        answered = Err(Failure { code: NackCode::HandlerError, text: text.to_owned() });
+        // A failure is short, and what it says of the handler must stay true.
+        if answered.is_ok() {
+            answered = Err(Failure { code: NackCode::HandlerError, text: text.to_owned() });
+        }
         break;
     }
     job.complete_alone(answered);

@@ -61,6 +61,7 @@ impl Stalled {
             !self.is_active.swap(true, Ordering::AcqRel)
         };
         if start {
+            node.counters.limits.reached("send_buffer_len_max");
             let (stalled, owner) = (self.clone(), node.clone());
             node.spawner.spawn_handler(async move { stalled.run(&owner).await });
         }

@@ -23,6 +23,8 @@ pub(super) struct SendBuffer {
     shared_len: usize,
     /// The peer's messages that are finished once this has been written.
     pub(super) finishes: Charge,
+    /// One-way messages among it.
+    pub(super) one_way: u64,
 }
 
 /// How far a buffer has been written.
@@ -79,6 +81,7 @@ impl SendBuffer {
         self.shared.clear();
         self.shared_len = 0;
         self.finishes = Charge::default();
+        self.one_way = 0;
     }
 
     pub(super) fn capacity(&self) -> usize {

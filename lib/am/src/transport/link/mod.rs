@@ -47,9 +47,6 @@ use state::{LARGE, ORDINARY, SYSTEM, Shared};
 /// Between own nodes a frame carries at most so many octets of payload; what is longer goes in parts.
 pub const PART_LEN: usize = 1 << 20;
 
-/// A peer is slow that takes less than so many octets in a while, with more than that waiting for it.
-const SLOW_LEN: usize = 64 * 1024;
-
 /// What a link needs to know of its two ends.
 #[derive(Debug, Clone)]
 pub struct LinkSettings {
@@ -78,6 +75,14 @@ pub struct LinkSettings {
     pub pending_calls_max: usize,
     /// Replies wait while more than this is queued, in octets.
     pub send_buffer_len_max: usize,
+    /// A foreign peer's payload that is too long is skipped up to this length, in octets.
+    pub skipped_len_max: u64,
+    /// PINGs of the peer within a second.
+    pub pings_per_second_max: u32,
+    /// Commands of the peer within a second that mean nothing to us.
+    pub unknown_commands_per_second_max: u32,
+    /// A peer is slow that takes less than so many octets in a while, with more than that waiting for it.
+    pub slow_consumer_len: usize,
     /// Messages wait while more than this is queued, in octets.
     pub output_len_max: usize,
     /// What the node may hold for all its links.
@@ -101,6 +106,16 @@ impl Ticks {
     }
 }
 
+/// What became of one-way messages at the end of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OneWayLosses {
+    /// Messages of which nothing has left.
+    pub unsent: u64,
+    /// Messages that have left and that the peer has not said to be finished, at most; `None` when the peer says
+    /// nothing of that kind.
+    pub maybe_lost: Option<u64>,
+}
+
 /// Why a link ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -114,6 +129,9 @@ pub enum LinkEnd {
     /// The peer broke the protocol.
     #[error("the peer broke the protocol: {0}")]
     Protocol(String),
+    /// The peer passed a limit.
+    #[error("the peer sends more than `{0}` allows")]
+    OverLimit(&'static str),
     /// Nothing was heard of the peer for too long.
     #[error("the peer has been silent for {0} ms")]
     Silent(u64),
@@ -151,6 +169,8 @@ pub struct Link {
     ttl_ticks: AtomicU64,
     /// The peer has sent a PING: it watches us.
     pinged: AtomicBool,
+    /// When we sent it the last one because it was silent.
+    pinged_tick: AtomicU64,
 }
 
 impl fmt::Debug for Link {
@@ -185,6 +205,7 @@ impl Link {
             after: Mutex::new(None),
             ttl_ticks: AtomicU64::new(0),
             pinged: AtomicBool::new(false),
+            pinged_tick: AtomicU64::new(0),
         })
     }
 
@@ -211,14 +232,16 @@ impl Link {
     /// Ends the link: nothing more is sent, and the reader stops. The first reason stays.
     pub fn end(&self, reason: LinkEnd) {
         let _ = self.end.set(reason);
-        let (senders, room, flusher) = {
+        let (senders, room, flusher, followers) = {
             let mut shared = self.shared.lock();
             shared.closed = true;
             let held = shared.held.take();
             let waits_for_bye = shared.bye_waiter.take();
             shared.room.extend(held.into_iter().chain(waits_for_bye));
-            (shared.take_senders(), std::mem::take(&mut shared.room), shared.flusher.take())
+            let followers = std::mem::take(&mut shared.followers);
+            (shared.take_senders(), std::mem::take(&mut shared.room), shared.flusher.take(), followers)
         };
+        followers.iter().for_each(|link| link.open_sends());
         self.ended.cancel();
         // A peer that waits for our end of stream must see it, whoever still holds this link.
         self.shutdown_write();
@@ -227,12 +250,13 @@ impl Link {
 
     /// The reader has stopped, so no more replies come: fails what is pending, and lets go of the stream, however
     /// long handlers and callers still hold the link.
-    pub fn finish(&self) {
+    pub fn finish(&self) -> OneWayLosses {
         let mut woken = Vec::new();
-        let writer;
+        let (writer, losses);
         {
             let mut shared = self.shared.lock();
             shared.closed = true;
+            losses = shared.one_way_losses(self.settings.own_peer);
             let sent_to = shared.sent_to();
             shared.pending.fail_all(sent_to, &mut woken);
             shared.drop_large(|_| true);
@@ -244,6 +268,12 @@ impl Link {
         }
         drop(writer);
         woken.into_iter().for_each(Waker::wake);
+        losses
+    }
+
+    /// What becomes of one-way messages if the link ends now.
+    pub fn one_way_losses(&self) -> OneWayLosses {
+        self.shared.lock().one_way_losses(self.settings.own_peer)
     }
 
     /// Octets queued and not yet taken by the socket.
@@ -277,6 +307,29 @@ impl Link {
         *self.after.lock() = Some(other);
     }
 
+    /// Sends no new Message on this link before the peer has said Bye on `other`, or that has ended: by then the peer
+    /// knows of `other`, and reads it first. Before that it may not have ended its handshake there.
+    pub fn send_after(self: &Arc<Self>, other: &Self) {
+        self.shared.lock().waits_to_send = true;
+        let mut shared = other.shared.lock();
+        if shared.peer_said_bye || other.end.get().is_some() {
+            drop(shared);
+            self.open_sends();
+        } else {
+            shared.followers.push(self.clone());
+        }
+    }
+
+    /// The peer knows of the link that this one takes the place of.
+    fn open_sends(&self) {
+        let first = {
+            let mut shared = self.shared.lock();
+            shared.waits_to_send = false;
+            shared.first_waiting()
+        };
+        first.for_each(Waker::wake);
+    }
+
     /// Ready when this link may be read; see [`read_after`](Self::read_after).
     pub fn poll_turn(&self, cx: &Context<'_>) -> Poll<()> {
         let mut after = self.after.lock();
@@ -293,7 +346,8 @@ impl Link {
 
     /// Whether another link is read first.
     pub fn waits_for_turn(&self) -> bool {
-        self.after.lock().is_some()
+        let after = self.after.lock();
+        after.as_ref().is_some_and(|other| !other.peer_said_bye() && other.end.get().is_none())
     }
 
     /// From now on no new Messages are sent on this link. Senders that wait for credit learn of it.
@@ -391,10 +445,11 @@ impl Link {
 
     /// What the runtime's sweep does for each link: expires calls, sends credit that has been owed for a tick,
     /// and writes what its sender has left to a flusher that had no turn.
-    pub fn sweep(self: &Arc<Self>, now: Instant) {
+    /// Gives how many calls have expired.
+    pub fn sweep(self: &Arc<Self>, now: Instant) -> usize {
         let mut woken = Vec::new();
         let mut shared = self.shared.lock();
-        shared.expire_calls(now, &mut woken);
+        let expired = shared.expire_calls(now, &mut woken);
         let owed = self.settings.own_peer
             && shared.receive_credit.iter().any(ReceiveCredit::is_owed)
             && shared.owed_since_tick < self.ticks.now();
@@ -404,6 +459,7 @@ impl Link {
             drop(shared);
         }
         woken.into_iter().for_each(Waker::wake);
+        expired
     }
 
     /// Whether a sweep has anything to watch here.
@@ -460,6 +516,15 @@ impl Link {
         self.received_len.load(Ordering::Relaxed)
     }
 
+    /// Owes the peer a PING, unless the last is younger than so many ticks.
+    pub fn ping_after(&self, ticks: u64) {
+        let now = self.ticks.now();
+        if now.saturating_sub(self.pinged_tick.load(Ordering::Relaxed)) >= ticks.max(1) {
+            self.pinged_tick.store(now, Ordering::Relaxed);
+            self.ping();
+        }
+    }
+
     /// Owes the peer a PING; it leaves at once if nothing is being written.
     pub fn ping(&self) {
         let mut shared = self.shared.lock();
@@ -483,6 +548,13 @@ impl Link {
         self.flush_now(shared);
     }
 
+    /// Bytes of the peer's messages that are unfinished here.
+    pub fn unfinished_len(&self) -> u64 {
+        let shared = self.shared.lock();
+        let accounts = shared.received.iter().zip(&shared.receive_credit);
+        accounts.map(|(received, credit)| received.since(credit.finished()).bytes).sum()
+    }
+
     /// Messages sent, and octets of any kind taken by the socket, since the last time this was asked.
     pub fn take_sent(&self) -> (u64, u64) {
         let mut shared = self.shared.lock();
@@ -496,9 +568,10 @@ impl Link {
     pub fn is_slow_consumer(&self, now: Instant, patience: Duration) -> bool {
         let mut shared = self.shared.lock();
         let (since, written) = shared.slow_mark;
-        let moves = shared.written - written >= SLOW_LEN as u64;
+        let slow_len = self.settings.slow_consumer_len;
+        let moves = shared.written - written >= slow_len as u64;
         match since {
-            Some(since) if !moves && shared.waiting_len() > SLOW_LEN => now.duration_since(since) >= patience,
+            Some(since) if !moves && shared.waiting_len() > slow_len => now.duration_since(since) >= patience,
             _ => {
                 shared.slow_mark = (Some(now), shared.written);
                 false
@@ -508,7 +581,7 @@ impl Link {
 
     /// Whether we are the ones who do not read, because the peer has too much unfinished here.
     pub fn is_held(&self) -> bool {
-        self.shared.lock().held.is_some()
+        self.waits_for_turn() || self.shared.lock().held.is_some()
     }
 
     /// Grants known to the peer, for the reader's meter.

@@ -28,10 +28,6 @@ use crate::wire::zmtp::decoder::{Decoder, PayloadLimits, Step};
 const CLOCK_INTERVAL_COUNT: u32 = 128;
 /// How long the reader goes on before it lets other tasks of its thread run.
 const TURN_MAX: Duration = Duration::from_micros(200);
-/// PINGs of a peer within a second before it is taken for hostile (libzmq with an interval of 1 ms is honest).
-const PINGS_PER_SECOND_MAX: u32 = 1000;
-/// Commands that mean nothing to us, likewise.
-const UNKNOWN_COMMANDS_PER_SECOND_MAX: u32 = 100;
 /// Ticks of the process's clock in a second.
 const TICKS_PER_SECOND: u64 = 100;
 
@@ -144,7 +140,7 @@ pub async fn read_loop<I: Inbound>(
             true => super::PART_LEN as u64,
             false => settings.payload_len_max,
         },
-        skip_len_max: if settings.own_peer { 0 } else { SKIP_LEN_MAX },
+        skip_len_max: if settings.own_peer { 0 } else { settings.skipped_len_max },
     };
     let mut chunk = pool::take();
     chunk.extend_from_slice(&leftover);
@@ -165,14 +161,18 @@ pub async fn read_loop<I: Inbound>(
     end
 }
 
-/// A foreign peer's oversized message is skipped up to this length, so that it can be told; beyond, its link
-/// ends.
-const SKIP_LEN_MAX: u64 = 1 << 30;
-
 impl<I: Inbound> Reader<'_, I> {
     async fn run(&mut self, busy_poll: Duration) -> LinkEnd {
         let link = self.link;
         let mut ending = pin!(link.ending());
+        if !self.chunk.is_empty() {
+            // What came behind the handshake has its turn as everything else.
+            std::future::poll_fn(|cx| match self.inbound.poll_readable(cx) {
+                Poll::Pending => ending.as_mut().poll(cx),
+                ready => ready,
+            })
+            .await;
+        }
         loop {
             match self.take_messages() {
                 Ok(done) => {
@@ -389,8 +389,8 @@ impl CommandMeter {
         match command::parse(body) {
             Ok(Command::Ping { ttl_ds, context }) => {
                 self.pings += 1;
-                if self.pings > PINGS_PER_SECOND_MAX {
-                    return Err(LinkEnd::Protocol("more than 1000 PINGs in a second".into()));
+                if self.pings > link.settings.pings_per_second_max {
+                    return Err(LinkEnd::OverLimit("pings_per_second_max"));
                 }
                 let mut pong = Vec::new();
                 command::encode_pong(context, &mut pong);
@@ -403,8 +403,8 @@ impl CommandMeter {
             }
             Ok(_) => {
                 self.unknown += 1;
-                if self.unknown > UNKNOWN_COMMANDS_PER_SECOND_MAX {
-                    return Err(LinkEnd::Protocol("more than 100 unknown commands in a second".into()));
+                if self.unknown > link.settings.unknown_commands_per_second_max {
+                    return Err(LinkEnd::OverLimit("unknown_commands_per_second_max"));
                 }
                 Ok(())
             }

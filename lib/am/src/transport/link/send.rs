@@ -188,6 +188,7 @@ impl Link {
         };
         shared.queued += (shared.out.len() - before) as u64;
         shared.messages_sent += 1;
+        shared.out.one_way += u64::from(!is_call);
         if is_system {
             shared.system_sent += 1;
         } else if account == LARGE {
@@ -230,6 +231,9 @@ impl Link {
         }
         if shared.retired {
             return Err(SendError::Retired);
+        }
+        if shared.waits_to_send {
+            return Err(SendError::Full);
         }
         // Waiting senders go first, in order.
         if let Some(first) = shared.senders[queue].front()
@@ -448,12 +452,13 @@ impl Link {
 
     /// The peer has said Bye.
     pub fn note_bye(&self) {
-        let waiter = {
+        let (waiter, followers) = {
             let mut shared = self.shared.lock();
             shared.peer_said_bye = true;
-            shared.bye_waiter.take()
+            (shared.bye_waiter.take(), std::mem::take(&mut shared.followers))
         };
         waiter.into_iter().for_each(Waker::wake);
+        followers.iter().for_each(|link| link.open_sends());
     }
 
     /// Whether the peer has said Bye.

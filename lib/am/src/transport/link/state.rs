@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::super::StreamWriter;
 use super::buffer::{Progress, SendBuffer};
-use super::{LinkSettings, PART_LEN};
+use super::{Link, LinkSettings, OneWayLosses, PART_LEN};
 use crate::proto::budget::{Account, COVERED_LEN_MIN};
 use crate::proto::credit::{Charge, ReceiveCredit, SendCredit, Totals};
 use crate::proto::outgoing::PayloadSource;
@@ -98,6 +98,10 @@ pub(super) struct Shared {
     pub(super) peer_said_bye: bool,
     /// The reader of a link that is read after this one.
     pub(super) bye_waiter: Option<Waker>,
+    /// New Messages wait until the peer knows of the link that this one takes the place of.
+    pub(super) waits_to_send: bool,
+    /// Links that wait so for this one.
+    pub(super) followers: Vec<Arc<Link>>,
     /// Senders that wait for credit, by what they wait for, so that none waits for another's account.
     pub(super) senders: [VecDeque<WaitingSender>; QUEUES],
     pub(super) next_ticket: u64,
@@ -147,6 +151,8 @@ impl Shared {
             held: None,
             peer_said_bye: false,
             bye_waiter: None,
+            waits_to_send: false,
+            followers: Vec::new(),
             senders: Default::default(),
             next_ticket: 0,
             room: Vec::new(),
@@ -165,6 +171,18 @@ impl Shared {
         self.written += len;
         // The link may have been finished meanwhile, and what was queued forgotten.
         self.queued = self.queued.max(self.written);
+    }
+
+    /// What becomes of one-way messages if the link ends now.
+    pub(super) fn one_way_losses(&self, own_peer: bool) -> OneWayLosses {
+        let unsent = self.out.one_way;
+        let left = self.one_way_queued - unsent;
+        let maybe_lost = own_peer.then(|| {
+            // Answered calls may not have been told as finished yet, so that this is no less than the truth.
+            let unfinished = self.send_credit[ORDINARY].unfinished().messages;
+            unfinished.saturating_sub(unsent + self.pending.len() as u64).min(left)
+        });
+        OneWayLosses { unsent, maybe_lost }
     }
 
     /// How far the stream may have been taken by the socket.
@@ -373,15 +391,17 @@ impl Shared {
     }
 
     /// The calls whose time is up: gives their wakers, and sends a Cancel for each.
-    pub(super) fn expire_calls(&mut self, now: Instant, woken: &mut Vec<Waker>) {
+    pub(super) fn expire_calls(&mut self, now: Instant, woken: &mut Vec<Waker>) -> usize {
         if !self.pending.has_deadlines() {
-            return;
+            return 0;
         }
         let mut cancelled = Vec::new();
         self.pending.expire(now, woken, &mut cancelled);
+        let count = cancelled.len();
         for id in cancelled {
             self.push_cancel(id);
         }
+        count
     }
 
     /// Tells the peer that nobody waits for `id` any more, and sends no further part of its payload.
