@@ -193,9 +193,9 @@ fn register(node: &ActiveMessageManager, state: &Arc<State>, opened: &watch::Rec
         }
     }))?;
     // Made before, and answered by reference: making it takes longer than it may hold up others.
-    let large = bytes::Bytes::from(numbered(LARGE_LEN, LARGE_LEN as u64));
+    let large = Raw::from(numbered(LARGE_LEN, LARGE_LEN as u64));
     node.register(Handler::unary("large_reply", move |_cx, _payload: Raw| {
-        let large = Raw(large.clone());
+        let large = large.clone();
         async move { Ok(large) }
     }))?;
     node.register(Handler::unary("reply", |_cx, len: u64| async move {
