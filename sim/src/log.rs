@@ -166,12 +166,14 @@ impl Log {
     /// An empty log that begins now.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::new(Self {
+        let log = Arc::new(Self {
             began: Instant::now(),
             entries: Mutex::default(),
             next_number: AtomicU64::new(1),
             worked_at: Mutex::default(),
-        })
+        });
+        CURRENT.set(Some(log.clone()));
+        log
     }
 
     /// Writes down what happens now.
@@ -214,6 +216,19 @@ impl Log {
     #[must_use]
     pub fn take(&self) -> Vec<Entry> {
         std::mem::take(&mut *self.entries.lock())
+    }
+}
+
+thread_local! {
+    /// The log of the run that goes on in this thread.
+    static CURRENT: std::cell::RefCell<Option<Arc<Log>>> = const { std::cell::RefCell::new(None) };
+}
+
+/// A note in the log of this thread's run, if one goes on.
+pub(crate) fn say(text: &str) {
+    let log = CURRENT.with_borrow(Clone::clone);
+    if let Some(log) = log {
+        log.note(text);
     }
 }
 

@@ -72,26 +72,10 @@ pub fn decoder(data: &[u8]) {
     frame_headers_come_back(stream);
 }
 
-/// Drives a decoder as the reader of a link does: pieces are appended, whole steps are taken off the front.
-pub(crate) fn decode<'a>(limits: PayloadLimits, pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Event> {
-    let mut reader = Reader {
-        limits,
-        decoder: Decoder::new(limits),
-        input: Vec::new(),
-        at: 0,
-        events: Vec::new(),
-        large: None,
-    };
-    for piece in pieces {
-        reader.input.drain(..reader.at);
-        reader.at = 0;
-        reader.input.extend_from_slice(piece);
-        if reader.take_events().is_err() {
-            reader.events.push(Event::Lost);
-            break;
-        }
-    }
-    reader.events
+/// All that a reader is told of a stream that comes in pieces.
+fn decode<'a>(limits: PayloadLimits, pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Event> {
+    let mut reader = Reader::new(limits);
+    pieces.into_iter().flat_map(|piece| reader.push(piece)).collect()
 }
 
 /// A payload that the decoder leaves to its caller.
@@ -100,7 +84,8 @@ struct Large {
     remaining: u64,
 }
 
-struct Reader {
+/// Drives a decoder as the reader of a link does: pieces are appended, whole steps are taken off the front.
+pub(crate) struct Reader {
     limits: PayloadLimits,
     decoder: Decoder,
     input: Vec<u8>,
@@ -108,9 +93,35 @@ struct Reader {
     at: usize,
     events: Vec<Event>,
     large: Option<Large>,
+    is_lost: bool,
 }
 
 impl Reader {
+    pub(crate) fn new(limits: PayloadLimits) -> Self {
+        let (input, events) = (Vec::new(), Vec::new());
+        Self { limits, decoder: Decoder::new(limits), input, at: 0, events, large: None, is_lost: false }
+    }
+
+    /// Takes a piece, and gives what has become whole; nothing more after [`Event::Lost`].
+    pub(crate) fn push(&mut self, piece: &[u8]) -> Vec<Event> {
+        if self.is_lost {
+            return Vec::new();
+        }
+        self.input.drain(..self.at);
+        self.at = 0;
+        self.input.extend_from_slice(piece);
+        if self.take_events().is_err() {
+            self.is_lost = true;
+            self.events.push(Event::Lost);
+        }
+        std::mem::take(&mut self.events)
+    }
+
+    /// Whether a frame has begun and not ended.
+    pub(crate) fn is_amid(&self) -> bool {
+        self.at < self.input.len() || self.large.is_some() || self.is_lost
+    }
+
     fn take_events(&mut self) -> Result<(), FrameError> {
         loop {
             if let Some(large) = self.large.take() {

@@ -35,7 +35,7 @@
 //!
 //! Nothing is ever resent: each message is handled at most once. [`CallError`] tells whether the handler can have
 //! run ([`is_retry_safe`](CallError::is_retry_safe)) and whether trying again can help
-//! ([`is_transient`](CallError::is_transient)). Every call has a deadline (30 s unless it says otherwise), which
+//! ([`is_transient`](CallError::is_transient)); [`Retry`] tries again where both say so. Every call has a deadline (30 s unless it says otherwise), which
 //! travels with it and which nested calls inherit.
 //!
 //! # What dropping a future does on the wire
@@ -85,6 +85,7 @@ pub use api::{
     handler::{BatchAnswer, BatchOutcome, Handler, LayerReply, Next, Reply, Service},
     link_event::{LinkEvent, LinkEvents},
     port::Probe,
+    retry::Retry,
     status::{
         Confirmed, FireAndForget, MessageStatus, Mode, WithReceipt, WithReceiptAndResponse, WithResponse,
     },

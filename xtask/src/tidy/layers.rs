@@ -11,7 +11,7 @@ const SOURCES: &str = "lib/am/src/";
 /// Every layer may use these, and they only each other.
 const BOTTOM: [&str; 4] = ["error", "limits", "id", "endpoint"];
 /// Each layer, with all that it may use besides itself and the bottom.
-const LAYERS: [(&str, &[&str]); 8] = [
+const LAYERS: [(&str, &[&str]); 9] = [
     ("clock", &[]),
     ("wire", &[]),
     ("proto", &["wire"]),
@@ -20,6 +20,7 @@ const LAYERS: [(&str, &[&str]); 8] = [
     ("zmq", &["clock", "transport", "proto", "wire"]),
     ("runtime", &["clock", "zmq", "transport", "api", "proto", "wire"]),
     ("test_node", &["runtime", "api"]),
+    ("inspect", &["runtime", "transport", "api", "clock"]),
 ];
 const PURE: [&str; 2] = ["wire", "proto"];
 /// The one place of the runtime that picks transports.

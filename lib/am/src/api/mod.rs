@@ -13,4 +13,5 @@ pub(crate) mod handler;
 pub(crate) mod handler_call;
 pub(crate) mod link_event;
 pub(crate) mod port;
+pub(crate) mod retry;
 pub(crate) mod status;

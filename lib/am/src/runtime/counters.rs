@@ -53,7 +53,7 @@ impl Counters {
 }
 
 /// The limits that are counted: the fields of [`Limits`](crate::limits::Limits).
-const LIMIT_NAMES: [&str; 33] = [
+const LIMIT_NAMES: [&str; 34] = [
     "payload_len_max",
     "credit_messages",
     "credit_bytes",
@@ -67,6 +67,7 @@ const LIMIT_NAMES: [&str; 33] = [
     "send_buffer_len_max",
     "handler_concurrency",
     "handler_queue_len",
+    "socket_buffer_len",
     "batch_len_max",
     "handlers_max",
     "links_max",

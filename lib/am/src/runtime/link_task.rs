@@ -78,8 +78,12 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
     let flusher = link.clone();
     node.spawner.spawn(async move { flusher.flush_loop().await });
     let duplicate = settle_duplicate(node, &peer, dialled);
+    tracing::debug!(node = %node.instance, link = number, peer = %instance, dialled, ?duplicate, "a link begins");
     let preferred = duplicate == Duplicate::New || (duplicate == Duplicate::SameSide && is_shortcut);
     let before = peer.link();
+    if let Some(old) = before.as_ref().filter(|old| preferred || !old.is_usable()) {
+        link.send_after(old);
+    }
     let replaced = {
         // Under the table's lock, so that the end of another link cannot take the peer out meanwhile.
         let mut peers = node.peers.write();
@@ -203,7 +207,8 @@ impl Life {
         let (node, peer, link) = (&self.node, &self.peer, &self.link);
         let pending_calls = link.pending_calls() as u64;
         let unsent_len = link.waiting_len() as u64;
-        if clock::now().duration_since(self.since) >= HEALTHY_AFTER {
+        // One that said goodbye has not failed.
+        if clock::now().duration_since(self.since) >= HEALTHY_AFTER || link.peer_said_bye() {
             peer.redial_soon();
         }
         let reason = link.end_reason().cloned().unwrap_or(end);
@@ -211,7 +216,6 @@ impl Life {
         if matches!(origin, Origin::Myself) || node.is_stopped() || !is_last {
             return;
         }
-        tracing::debug!(peer = %peer.instance(), %reason, "the last link to a peer has ended");
         match &reason {
             LinkEnd::OverLimit(name) => node.counters.limits.reached(name),
             LinkEnd::SlowConsumer => node.counters.limits.reached("slow_consumer_timeout"),

@@ -26,7 +26,7 @@ use super::registry::Registry;
 use super::running::Running;
 use super::spawner::Spawner;
 use crate::api::link_event::LinkEvent;
-use crate::api::port::NodePort;
+use crate::api::port::{NodePort, Port};
 use crate::clock;
 use crate::endpoint::Endpoint;
 use crate::id::{Incarnation, InstanceId};
@@ -231,6 +231,14 @@ impl Node {
         let links = std::mem::take(&mut *self.links.lock());
         links.iter().for_each(|entry| entry.link.end(LinkEnd::NodeStopped));
         links
+    }
+
+    /// Takes a peer out of the table, unless its instance has come back as another entry.
+    pub(crate) fn forget(&self, peer: &Arc<PeerCore>) {
+        let mut peers = self.peers.write();
+        if peers.get(&peer.instance()).is_some_and(|known| Arc::ptr_eq(known, peer)) {
+            peers.remove(&peer.instance());
+        }
     }
 
     /// The sweep must look sooner than it meant to.

@@ -18,7 +18,7 @@ pub(crate) fn redial(node: &Arc<Node>, peer: &Arc<PeerCore>, endpoints: Vec<Endp
         loop {
             tokio::time::sleep(peer.next_redial_wait(owner.chance.number())).await;
             if !peer.is_redialled() || owner.is_draining() {
-                owner.peers.write().remove(&peer.instance());
+                owner.forget(&peer);
                 return;
             }
             if peer.link().is_some_and(|link| link.is_usable()) {
@@ -60,7 +60,7 @@ async fn redial_once(
         if found != peer.instance() {
             node.emit(LinkEvent::Replaced { old: peer.instance(), new: found });
             peer.give_up(PortError::Gone(format!("instance {found} answers at {endpoint} now")));
-            node.peers.write().remove(&peer.instance());
+            node.forget(peer);
             return Ok(());
         }
         let origin = Origin::Dialled { endpoints: endpoints.to_vec(), is_foreign };

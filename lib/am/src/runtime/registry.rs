@@ -4,8 +4,8 @@
 //! knows whether it still stands.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, broadcast};
@@ -88,16 +88,25 @@ impl HandlerEvents {
 #[derive(Debug)]
 pub(crate) struct Registry {
     table: RwLock<HashMap<Box<[u8]>, Arc<Entry>>>,
+    /// Handlers that are in the table no more, and may still have messages that wait.
+    removed: Mutex<Vec<Weak<Entry>>>,
     generation: AtomicU64,
     next_id: AtomicU64,
     /// `None` after the node's end, so that readers see theirs.
     events: Mutex<Option<broadcast::Sender<HandlerEvent>>>,
 }
 
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.drop_waiting();
+    }
+}
+
 impl Registry {
     pub(crate) fn new() -> Self {
         Self {
             table: RwLock::default(),
+            removed: Mutex::default(),
             generation: AtomicU64::new(0),
             next_id: AtomicU64::new(0),
             events: Mutex::new(Some(broadcast::channel(HANDLER_EVENTS_KEPT).0)),
@@ -162,8 +171,10 @@ impl Registry {
             if !is_taken && table.len() >= limits.handlers_max {
                 return Err(RegisterError::TooMany { limit: limits.handlers_max });
             }
-            table.insert(handler.name.as_bytes().into(), entry);
+            let replaced = table.insert(handler.name.as_bytes().into(), entry);
             self.generation.fetch_add(1, Ordering::Release);
+            drop(table);
+            replaced.iter().for_each(|entry| self.note_removed(entry));
         }
         if !is_system {
             self.emit(HandlerEvent::Registered(handler.name));
@@ -179,8 +190,10 @@ impl Registry {
         let removed = {
             let mut table = self.table.write();
             self.generation.fetch_add(1, Ordering::Release);
-            table.remove(name.as_bytes()).is_some()
+            table.remove(name.as_bytes())
         };
+        removed.iter().for_each(|entry| self.note_removed(entry));
+        let removed = removed.is_some();
         if removed {
             self.emit(HandlerEvent::Unregistered(name.to_owned()));
         }
@@ -195,9 +208,25 @@ impl Registry {
         entries
     }
 
-    /// The node has ended: so do the events.
+    fn note_removed(&self, entry: &Arc<Entry>) {
+        let mut removed = self.removed.lock();
+        removed.retain(|entry| entry.strong_count() > 0);
+        removed.push(Arc::downgrade(entry));
+    }
+
+    /// The node has ended: so do the events, and nobody will run what waits.
     pub(crate) fn close(&self) {
         self.events.lock().take();
+        self.drop_waiting();
+    }
+
+    /// Jobs that wait hold their handler, which holds them.
+    fn drop_waiting(&self) {
+        let mut entries: Vec<_> = self.table.read().values().cloned().collect();
+        entries.extend(self.removed.lock().iter().filter_map(Weak::upgrade));
+        for entry in entries {
+            drop((entry.gate.take_waiting(), entry.batcher.take_waiting()));
+        }
     }
 
     fn emit(&self, event: HandlerEvent) {

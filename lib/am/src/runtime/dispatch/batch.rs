@@ -84,6 +84,11 @@ impl Batcher {
         None
     }
 
+    /// Takes out all that waits: nobody will run it.
+    pub(crate) fn take_waiting(&self) -> Vec<Job> {
+        self.0.lock().take()
+    }
+
     fn take_if(&self, number: u64) -> Vec<Job> {
         let mut state = self.0.lock();
         if state.number == number { state.take() } else { Vec::new() }

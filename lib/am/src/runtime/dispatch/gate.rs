@@ -55,6 +55,11 @@ impl Gate {
         Entered::Waits
     }
 
+    /// Takes out all that waits: nobody will run it.
+    pub(crate) fn take_waiting(&self) -> VecDeque<Job> {
+        std::mem::take(&mut self.state.lock().waiting)
+    }
+
     /// A job is done: gives the next one to run in its place.
     pub(crate) fn leave(&self) -> Option<Job> {
         let mut state = self.state.lock();

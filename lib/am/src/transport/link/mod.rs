@@ -232,14 +232,16 @@ impl Link {
     /// Ends the link: nothing more is sent, and the reader stops. The first reason stays.
     pub fn end(&self, reason: LinkEnd) {
         let _ = self.end.set(reason);
-        let (senders, room, flusher) = {
+        let (senders, room, flusher, followers) = {
             let mut shared = self.shared.lock();
             shared.closed = true;
             let held = shared.held.take();
             let waits_for_bye = shared.bye_waiter.take();
             shared.room.extend(held.into_iter().chain(waits_for_bye));
-            (shared.take_senders(), std::mem::take(&mut shared.room), shared.flusher.take())
+            let followers = std::mem::take(&mut shared.followers);
+            (shared.take_senders(), std::mem::take(&mut shared.room), shared.flusher.take(), followers)
         };
+        followers.iter().for_each(|link| link.open_sends());
         self.ended.cancel();
         // A peer that waits for our end of stream must see it, whoever still holds this link.
         self.shutdown_write();
@@ -305,6 +307,29 @@ impl Link {
         *self.after.lock() = Some(other);
     }
 
+    /// Sends no new Message on this link before the peer has said Bye on `other`, or that has ended: by then the peer
+    /// knows of `other`, and reads it first. Before that it may not have ended its handshake there.
+    pub fn send_after(self: &Arc<Self>, other: &Self) {
+        self.shared.lock().waits_to_send = true;
+        let mut shared = other.shared.lock();
+        if shared.peer_said_bye || other.end.get().is_some() {
+            drop(shared);
+            self.open_sends();
+        } else {
+            shared.followers.push(self.clone());
+        }
+    }
+
+    /// The peer knows of the link that this one takes the place of.
+    fn open_sends(&self) {
+        let first = {
+            let mut shared = self.shared.lock();
+            shared.waits_to_send = false;
+            shared.first_waiting()
+        };
+        first.for_each(Waker::wake);
+    }
+
     /// Ready when this link may be read; see [`read_after`](Self::read_after).
     pub fn poll_turn(&self, cx: &Context<'_>) -> Poll<()> {
         let mut after = self.after.lock();
@@ -321,7 +346,8 @@ impl Link {
 
     /// Whether another link is read first.
     pub fn waits_for_turn(&self) -> bool {
-        self.after.lock().is_some()
+        let after = self.after.lock();
+        after.as_ref().is_some_and(|other| !other.peer_said_bye() && other.end.get().is_none())
     }
 
     /// From now on no new Messages are sent on this link. Senders that wait for credit learn of it.
@@ -522,6 +548,13 @@ impl Link {
         self.flush_now(shared);
     }
 
+    /// Bytes of the peer's messages that are unfinished here.
+    pub fn unfinished_len(&self) -> u64 {
+        let shared = self.shared.lock();
+        let accounts = shared.received.iter().zip(&shared.receive_credit);
+        accounts.map(|(received, credit)| received.since(credit.finished()).bytes).sum()
+    }
+
     /// Messages sent, and octets of any kind taken by the socket, since the last time this was asked.
     pub fn take_sent(&self) -> (u64, u64) {
         let mut shared = self.shared.lock();
@@ -548,7 +581,7 @@ impl Link {
 
     /// Whether we are the ones who do not read, because the peer has too much unfinished here.
     pub fn is_held(&self) -> bool {
-        self.shared.lock().held.is_some()
+        self.waits_for_turn() || self.shared.lock().held.is_some()
     }
 
     /// Grants known to the peer, for the reader's meter.

@@ -232,6 +232,9 @@ impl Link {
         if shared.retired {
             return Err(SendError::Retired);
         }
+        if shared.waits_to_send {
+            return Err(SendError::Full);
+        }
         // Waiting senders go first, in order.
         if let Some(first) = shared.senders[queue].front()
             && ticket != Some(first.ticket)
@@ -449,12 +452,13 @@ impl Link {
 
     /// The peer has said Bye.
     pub fn note_bye(&self) {
-        let waiter = {
+        let (waiter, followers) = {
             let mut shared = self.shared.lock();
             shared.peer_said_bye = true;
-            shared.bye_waiter.take()
+            (shared.bye_waiter.take(), std::mem::take(&mut shared.followers))
         };
         waiter.into_iter().for_each(Waker::wake);
+        followers.iter().for_each(|link| link.open_sends());
     }
 
     /// Whether the peer has said Bye.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::super::StreamWriter;
 use super::buffer::{Progress, SendBuffer};
-use super::{LinkSettings, OneWayLosses, PART_LEN};
+use super::{Link, LinkSettings, OneWayLosses, PART_LEN};
 use crate::proto::budget::{Account, COVERED_LEN_MIN};
 use crate::proto::credit::{Charge, ReceiveCredit, SendCredit, Totals};
 use crate::proto::outgoing::PayloadSource;
@@ -98,6 +98,10 @@ pub(super) struct Shared {
     pub(super) peer_said_bye: bool,
     /// The reader of a link that is read after this one.
     pub(super) bye_waiter: Option<Waker>,
+    /// New Messages wait until the peer knows of the link that this one takes the place of.
+    pub(super) waits_to_send: bool,
+    /// Links that wait so for this one.
+    pub(super) followers: Vec<Arc<Link>>,
     /// Senders that wait for credit, by what they wait for, so that none waits for another's account.
     pub(super) senders: [VecDeque<WaitingSender>; QUEUES],
     pub(super) next_ticket: u64,
@@ -147,6 +151,8 @@ impl Shared {
             held: None,
             peer_said_bye: false,
             bye_waiter: None,
+            waits_to_send: false,
+            followers: Vec::new(),
             senders: Default::default(),
             next_ticket: 0,
             room: Vec::new(),

@@ -1,0 +1,181 @@
+//! A peer that shakes hands properly and then sends what it likes: [`Hostile`].
+
+use std::io::{self, IoSlice};
+use std::task::{Context, Poll, Waker};
+
+use dynamo_am::proto::credit::Totals;
+use dynamo_am::transport::ByteStream;
+use dynamo_am::transport::handshake::Shaking;
+use dynamo_am::wire::answer::PeerClass;
+use dynamo_am::wire::zmtp::command::{self, Command};
+use dynamo_am::wire::zmtp::decoder::PayloadLimits;
+use dynamo_am::wire::zmtp::greeting::{self, GREETING_LEN};
+use dynamo_am::wire::zmtp::handshake::Role;
+use dynamo_am::wire::zmtp::mechanism::MechanismName;
+use dynamo_am::wire::zmtp::properties::{AmHello, push};
+
+use super::PAYLOAD_LEN_MAX;
+use super::ledger::Ledger;
+use crate::decoder::{Event, Reader};
+
+/// What may lie unread or unsent before the peer gives up writing.
+const PATIENCE: u32 = 200;
+/// The context of the last PING.
+const LAST: &[u8] = b"last";
+const MIB: u64 = 1 << 20;
+
+/// A link to the node, with an account of what either side has said.
+pub(super) struct Hostile {
+    stream: ByteStream,
+    /// Reads nothing until the end.
+    is_deaf: bool,
+    /// Both directions, decoded as the node and an honest peer would.
+    sent: Reader,
+    received: Reader,
+    pub(super) ledger: Ledger,
+    /// The node has ended the link, or the peer has lost its place in its own frames.
+    pub(super) is_over: bool,
+    pong: bool,
+}
+
+impl Hostile {
+    /// Shakes hands as one of our own nodes; `None` when the node does not want it.
+    pub(super) async fn own(mut stream: ByteStream, hello: AmHello, is_deaf: bool) -> Option<Self> {
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(5);
+        let mut shaking = Shaking::new(Role::Dial, hello);
+        let is_asked = shaking.advance(&mut stream, deadline).await.ok()?;
+        assert!(!is_asked, "a dialler has said all");
+        let (node, behind) = shaking.finish().ok()?;
+        let own = node.own.expect("the node is one of ours");
+        let granted = Totals { messages: own.credit_messages, bytes: own.credit_bytes };
+        let mut hostile = Self::new(stream, PeerClass::Own, granted, is_deaf);
+        hostile.take(&behind);
+        Some(hostile)
+    }
+
+    /// Shakes hands as a foreign socket of that type.
+    pub(super) async fn foreign(mut stream: ByteStream, socket_type: &str, is_deaf: bool) -> Option<Self> {
+        let mut list = Vec::new();
+        push("Socket-Type", socket_type.as_bytes(), &mut list).ok()?;
+        let mut hello = greeting::encode(&MechanismName::NULL).to_vec();
+        command::encode_ready(&list, &mut hello);
+        let written = stream.writer.try_write(&[IoSlice::new(&hello)]).ok()?;
+        assert_eq!(written, hello.len(), "the stream is empty");
+        let mut input = Vec::new();
+        let ready_len =
+            |input: &[u8]| input.get(GREETING_LEN + 1).map(|&len| GREETING_LEN + 2 + usize::from(len));
+        while ready_len(&input).is_none_or(|len| input.len() < len) {
+            let read = std::future::poll_fn(|cx| stream.reader.poll_read(cx, &mut input, 4096)).await.ok()?;
+            if read == 0 {
+                return None;
+            }
+        }
+        let class = match socket_type {
+            "REQ" => PeerClass::ForeignReq,
+            "PUSH" => PeerClass::ForeignPush,
+            _ => PeerClass::Foreign,
+        };
+        let mut hostile = Self::new(stream, class, Totals::default(), is_deaf);
+        hostile.take(&input[ready_len(&input)?..]);
+        Some(hostile)
+    }
+
+    fn new(stream: ByteStream, class: PeerClass, granted: Totals, is_deaf: bool) -> Self {
+        let is_own = class == PeerClass::Own;
+        let limits = PayloadLimits {
+            in_place_len_max: 65_536,
+            large_len_min: 65_536,
+            frame_len_max: if is_own { MIB } else { PAYLOAD_LEN_MAX },
+            skip_len_max: if is_own { 0 } else { 1024 * MIB },
+        };
+        Self {
+            stream,
+            is_deaf,
+            sent: Reader::new(limits),
+            received: Reader::new(PayloadLimits { frame_len_max: 64 * MIB, ..limits }),
+            ledger: Ledger::new(class, granted),
+            is_over: false,
+            pong: false,
+        }
+    }
+
+    /// Writes, and reads when the node takes no more, unless deaf. What the node does not take in a while is not
+    /// written: both ends would wait for ever.
+    pub(super) async fn write(&mut self, mut octets: &[u8]) {
+        let mut patience = PATIENCE;
+        while !octets.is_empty() && !self.is_over {
+            match self.stream.writer.try_write(&[IoSlice::new(octets)]) {
+                Ok(count) => {
+                    let (written, rest) = octets.split_at(count);
+                    octets = rest;
+                    let events = self.sent.push(written);
+                    self.is_over |= events.contains(&Event::Lost);
+                    events.iter().for_each(|event| self.ledger.sent(event));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && patience > 0 => {
+                    patience -= 1;
+                    if !self.is_deaf {
+                        self.read();
+                    }
+                    tokio::task::yield_now().await;
+                }
+                // Half a message may have gone: nothing that follows would be understood.
+                Err(_) => self.is_over = true,
+            }
+        }
+    }
+
+    /// Takes what the node has sent so far.
+    pub(super) fn read(&mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut input = Vec::new();
+        loop {
+            match self.stream.reader.poll_read(&mut cx, &mut input, 65_536) {
+                Poll::Ready(Ok(len)) if len > 0 => {}
+                Poll::Ready(_) => {
+                    self.is_over = true;
+                    break;
+                }
+                Poll::Pending => break,
+            }
+        }
+        self.take(&input);
+    }
+
+    pub(super) const fn is_deaf(&self) -> bool {
+        self.is_deaf
+    }
+
+    fn take(&mut self, octets: &[u8]) {
+        for event in self.received.push(octets) {
+            if let Event::Command(body) = &event {
+                let command = command::parse(body).expect("a node sends commands that can be read");
+                assert!(matches!(command, Command::Ping { .. } | Command::Pong { .. }), "{command:?}");
+                self.pong |= matches!(command, Command::Pong { context } if context == LAST);
+            }
+            self.ledger.received(&event);
+        }
+    }
+
+    /// Asks for a sign of life, with which all credit leaves, and waits for all that is owed. Says what is missing.
+    pub(super) async fn settle(&mut self, rest: impl AsyncFn()) -> Option<String> {
+        if self.sent.is_amid() {
+            // What was begun never ends, so neither does what is owed for it.
+            self.is_over = true;
+        }
+        for _ in 0..PATIENCE {
+            let mut ping = Vec::new();
+            command::encode_ping(0, LAST, &mut ping);
+            self.write(&ping).await;
+            rest().await;
+            self.read();
+            if self.is_over || (self.pong && self.ledger.outstanding().is_none()) {
+                return None;
+            }
+        }
+        if !self.pong {
+            return Some("the node has not answered a PING".to_owned());
+        }
+        self.ledger.outstanding()
+    }
+}
