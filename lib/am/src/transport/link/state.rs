@@ -112,6 +112,8 @@ pub(super) struct Shared {
     pub(super) ping_due: bool,
     /// When the peer was last seen to take what is sent, and how much it had taken then.
     pub(super) slow_mark: (Option<Instant>, u64),
+    /// What had been written when this was last looked at, and the tick in which it was seen to change.
+    pub(super) sent_mark: (u64, u64),
     /// Since when credit is owed.
     pub(super) owed_since_tick: u64,
     /// How many one-way messages may still be written by their sender in this tick.
@@ -159,6 +161,7 @@ impl Shared {
             pong: None,
             ping_due: false,
             slow_mark: (None, 0),
+            sent_mark: (0, 0),
             owed_since_tick: 0,
             burst_left: 0,
             burst_tick: 0,
