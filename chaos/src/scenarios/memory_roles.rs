@@ -173,7 +173,7 @@ fn register(node: &ActiveMessageManager, state: &Arc<State>, opened: &watch::Rec
         Ok(())
     }))?;
     let (of, gate) = (state.clone(), opened.clone());
-    node.register(Handler::message("slow", move |_cx, payload: Raw| {
+    let slow = Handler::message("slow", move |_cx, payload: Raw| {
         let (of, mut gate) = (of.clone(), gate.clone());
         async move {
             // Only a node that goes drops the gate.
@@ -182,7 +182,9 @@ fn register(node: &ActiveMessageManager, state: &Arc<State>, opened: &watch::Rec
             of.slow.fetch_add(1, Ordering::Relaxed);
             Ok(())
         }
-    }))?;
+    });
+    // All of them run at once: a message that runs costs more than one that waits.
+    node.register(slow.limit(1 << 20))?;
     let (of, gate) = (state.clone(), opened.clone());
     node.register(Handler::message("sequence", move |_cx, payload: Raw| {
         let (of, mut gate) = (of.clone(), gate.clone());
