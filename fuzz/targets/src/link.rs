@@ -184,6 +184,7 @@ fn settings(setup: &Setup, dialled: bool, budget: &Arc<Budget>) -> LinkSettings 
         skipped_len_max: limits.skipped_len_max,
         pings_per_second_max: limits.pings_per_second_max,
         unknown_commands_per_second_max: limits.unknown_commands_per_second_max,
+        useless_messages_per_second_max: limits.useless_messages_per_second_max,
         slow_consumer_len: limits.slow_consumer_len,
         budget: Arc::clone(budget),
     }
@@ -329,7 +330,7 @@ impl World {
     }
 
     /// One end breaks off: both stop, and nobody is left waiting.
-    async fn close(&mut self) {
+    async fn close(mut self) {
         self.ends[0].link.end(LinkEnd::Disconnected);
         for _ in 0..ROUNDS_MAX {
             if self.ends.iter().all(End::has_stopped) {
@@ -345,6 +346,8 @@ impl World {
             let mut cx = Context::from_waker(Waker::noop());
             assert!(std::pin::pin!(end.link.drained()).as_mut().poll(&mut cx).is_ready());
         }
-        assert_eq!(self.budget.used(), 0, "memory that nobody holds is charged");
+        let Self { ends, budget, .. } = self;
+        drop(ends);
+        assert_eq!(budget.used(), 0, "memory that nobody holds is charged");
     }
 }

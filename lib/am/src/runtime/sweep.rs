@@ -138,8 +138,10 @@ fn look_for_silence(node: &Node, now: Instant) {
             _ => in_ticks(longest),
         };
         let pinged = entry.takes_ping || link.ttl_ticks().is_some();
+        // Who only receives must be heard as well: its peer may be at a long write, with no PING before its end.
+        let quiet = if own { silent.max(link.unsent_ticks()) } else { silent };
         // Again after half of that, so that a lost PING or two do no harm.
-        if silent >= in_ticks(limits.ping_after) && silent < allowed && entry.takes_ping {
+        if quiet >= in_ticks(limits.ping_after) && silent < allowed && entry.takes_ping {
             link.ping_after(in_ticks(limits.ping_after / 2));
         }
         // A peer that cannot be pinged may well have nothing to say.
@@ -147,7 +149,7 @@ fn look_for_silence(node: &Node, now: Instant) {
             link.end(LinkEnd::Silent(silent * 10));
         }
         // Its first PING may be among what is not read.
-        if !own && link.is_held() && (entry.takes_ping || link.was_pinged()) {
+        if link.is_held() && (own || entry.takes_ping || link.was_pinged()) {
             link.pong_unasked();
         }
         if link.is_slow_consumer(now, limits.slow_consumer_timeout) {
