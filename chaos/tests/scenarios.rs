@@ -50,6 +50,7 @@ scenarios! {
     mutual_floods,
     ring_of_eight,
     all_to_all_of_eight,
+    rolling_restart,
     hostile_slow_loris,
     hostile_properties,
     hostile_announced_sizes,
@@ -78,5 +79,4 @@ scenarios! {
     memory_deaf_caller,
     memory_deaf_libzmq,
     memory_small_beside_large,
-    rolling_restart,
 }

@@ -4,6 +4,7 @@
 //! A run is a function of its seed: [`run::seed`] gives the same log each time.
 
 pub mod calls;
+pub mod debug;
 pub mod handlers;
 pub mod log;
 pub mod message;

@@ -127,6 +127,8 @@ pub enum Event {
     Up(Life, String),
     /// The last link to a peer has ended, and why.
     Down(Life, String, String),
+    /// A node leaves a peer on purpose.
+    Left(u8, String),
     /// Another link event.
     Link(Life, String),
     /// Something on the network: which connection, and what.
@@ -166,12 +168,14 @@ impl Log {
     /// An empty log that begins now.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::new(Self {
+        let log = Arc::new(Self {
             began: Instant::now(),
             entries: Mutex::default(),
             next_number: AtomicU64::new(1),
             worked_at: Mutex::default(),
-        })
+        });
+        CURRENT.set(Some(log.clone()));
+        log
     }
 
     /// Writes down what happens now.
@@ -214,6 +218,19 @@ impl Log {
     #[must_use]
     pub fn take(&self) -> Vec<Entry> {
         std::mem::take(&mut *self.entries.lock())
+    }
+}
+
+thread_local! {
+    /// The log of the run that goes on in this thread.
+    static CURRENT: std::cell::RefCell<Option<Arc<Log>>> = const { std::cell::RefCell::new(None) };
+}
+
+/// A note in the log of this thread's run, if one goes on.
+pub(crate) fn say(text: &str) {
+    let log = CURRENT.with_borrow(Clone::clone);
+    if let Some(log) = log {
+        log.note(text);
     }
 }
 

@@ -19,6 +19,9 @@ struct Options {
     /// Prints all that happened.
     #[arg(long)]
     trace: bool,
+    /// With what the library says of itself.
+    #[arg(long)]
+    debug: bool,
     /// Runs each seed twice, and compares.
     #[arg(long)]
     twice: bool,
@@ -32,6 +35,9 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = Arc::new(Options::parse());
+    if options.debug {
+        dynamo_am_sim::debug::listen();
+    }
     let next = Arc::new(AtomicU64::new(options.seed));
     let failed = Arc::new(Mutex::new(Vec::new()));
     let available = std::thread::available_parallelism().map_or(1, usize::from);
@@ -69,6 +75,7 @@ fn work(options: &Options, next: &AtomicU64, failed: &Mutex<Vec<u64>>) {
             }
         }
         if options.trace {
+            println!("{:#?}", dynamo_am_sim::scenario::Scenario::drawn(seed));
             for entry in &report.entries {
                 println!("{:>12.6} {:?}", entry.at.as_secs_f64(), entry.event);
             }

@@ -76,7 +76,7 @@ fn befall(world: &Arc<World>, dice: &mut Dice, slot: u8) {
     if is_due(dice, faults.disconnect)
         && let Some(peer) = dice.pick(&client.peers()).cloned()
     {
-        world.log.note(format!("{slot} disconnects from {}", peer.instance_id()));
+        world.log.push(Event::Left(slot, peer.instance_id().to_string()));
         let client = client.clone();
         tokio::spawn(async move { client.disconnect(&peer).await });
     }

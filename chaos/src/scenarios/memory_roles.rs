@@ -18,6 +18,8 @@ use crate::scenario::block_on;
 
 /// Payload lengths that are offered, in octets.
 pub(super) const SIZES: [usize; 5] = [64, 4 << 10, 256 << 10, 1 << 20, 8 << 20];
+/// The longest payload that is taken.
+pub(super) const LARGE_LEN: usize = 64 << 20;
 /// Of each length so many octets are offered in a round, and of the shortest an eighth of that.
 const ROUND_LEN: usize = 8 << 20;
 /// One of so many attempts waits a moment for credit; the others take what is there.
@@ -189,6 +191,12 @@ fn register(node: &ActiveMessageManager, state: &Arc<State>, opened: &watch::Rec
             of.take(&payload);
             Ok(())
         }
+    }))?;
+    // Made before, and answered by reference: making it takes longer than it may hold up others.
+    let large = Raw::from(numbered(LARGE_LEN, LARGE_LEN as u64));
+    node.register(Handler::unary("large_reply", move |_cx, _payload: Raw| {
+        let large = large.clone();
+        async move { Ok(large) }
     }))?;
     node.register(Handler::unary("reply", |_cx, len: u64| async move {
         let len = usize::try_from(len)?;

@@ -31,9 +31,9 @@ pub const GROUPS: &[&Group] = &[
     &order::GROUP,
     &panics::GROUP,
     &deadlock::GROUP,
+    &drain::GROUP,
     &hostile::GROUP,
     &memory::GROUP,
-    &drain::GROUP,
 ];
 
 /// The longest that anything may take which is meant to happen at once and whose time is not the point.

@@ -146,7 +146,7 @@ impl Reader {
         };
         Some(match step {
             Step::NeedMore => return None,
-            Step::Skipped { used } => (used, None),
+            Step::Skipped { used } | Step::Empty { used } => (used, None),
             Step::Message { header, payload, used } => {
                 let (header, payload) = (input[header].to_vec(), input[payload].to_vec());
                 (used, Some(Event::Message { envelope: Vec::new(), header, payload }))

@@ -184,6 +184,7 @@ fn settings(setup: &Setup, dialled: bool, budget: &Arc<Budget>) -> LinkSettings 
         skipped_len_max: limits.skipped_len_max,
         pings_per_second_max: limits.pings_per_second_max,
         unknown_commands_per_second_max: limits.unknown_commands_per_second_max,
+        useless_messages_per_second_max: limits.useless_messages_per_second_max,
         slow_consumer_len: limits.slow_consumer_len,
         budget: Arc::clone(budget),
     }

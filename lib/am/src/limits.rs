@@ -40,6 +40,8 @@ pub struct Limits {
     pub pings_per_second_max: u32,
     /// Commands within a second that mean nothing to us; beyond, the link ends. Default 100.
     pub unknown_commands_per_second_max: u32,
+    /// Messages within a second that are empty or malformed; beyond, the link ends. Default 1000: nobody needs any.
+    pub useless_messages_per_second_max: u32,
     /// Octets queued on a link above which answers wait. Default 1 MiB: 16 writes of a full chunk.
     pub send_buffer_len_max: usize,
     /// Messages that run at once in one handler that says nothing else by `limit`. Default 1024.
@@ -47,6 +49,10 @@ pub struct Limits {
     /// Messages that wait for one handler at its limit; above, those that want an answer are refused.
     /// Default 1024.
     pub handler_queue_len: usize,
+    /// Octets that the kernel is asked to hold of a tcp connection, each way and at each end. Default 512 KiB: what is
+    /// sent behind a large payload waits for that much, and a round trip of 1 ms is filled at 4 Gbit/s; raise it for
+    /// bulk over long distances.
+    pub socket_buffer_len: usize,
     /// Octets of payloads after which a batched handler gets what has come, whatever its count and age say. Default
     /// 4 MiB.
     pub batch_len_max: usize,
@@ -109,9 +115,11 @@ impl Default for Limits {
             skipped_len_max: 1 << 30,
             pings_per_second_max: 1000,
             unknown_commands_per_second_max: 100,
+            useless_messages_per_second_max: 1000,
             send_buffer_len_max: 1 << 20,
             handler_concurrency: 1024,
             handler_queue_len: 1024,
+            socket_buffer_len: 512 * 1024,
             batch_len_max: 4 << 20,
             handlers_max: 4096,
             links_max: 16_384,

@@ -32,7 +32,7 @@ pub(super) fn judge(joined: &Joined<'_>, violations: &mut Vec<String>) {
     one_at_a_time(joined, violations);
 }
 
-/// When links between two slots ended, and when a node lost its last one.
+/// When links between two slots ended, or were left on purpose.
 fn breaks(joined: &Joined<'_>) -> Vec<(usize, u8, u8)> {
     let mut hosts = BTreeMap::new();
     let mut breaks = Vec::new();
@@ -50,6 +50,10 @@ fn breaks(joined: &Joined<'_>) -> Vec<(usize, u8, u8)> {
                 if let Some((from, to)) = hosts.get(conn) {
                     breaks.push((index, *from, *to));
                 }
+            }
+            Event::Left(slot, peer) => {
+                let others = joined.nodes.iter().filter(|(instance, ..)| instance == peer);
+                breaks.extend(others.map(|(_, life, _)| (index, *slot, life.slot)));
             }
             _ => {}
         }

@@ -53,7 +53,7 @@ impl Counters {
 }
 
 /// The limits that are counted: the fields of [`Limits`](crate::limits::Limits).
-const LIMIT_NAMES: [&str; 33] = [
+const LIMIT_NAMES: [&str; 35] = [
     "payload_len_max",
     "credit_messages",
     "credit_bytes",
@@ -64,9 +64,11 @@ const LIMIT_NAMES: [&str; 33] = [
     "skipped_len_max",
     "pings_per_second_max",
     "unknown_commands_per_second_max",
+    "useless_messages_per_second_max",
     "send_buffer_len_max",
     "handler_concurrency",
     "handler_queue_len",
+    "socket_buffer_len",
     "batch_len_max",
     "handlers_max",
     "links_max",

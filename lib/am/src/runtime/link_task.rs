@@ -78,11 +78,15 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
     let flusher = link.clone();
     node.spawner.spawn(async move { flusher.flush_loop().await });
     let duplicate = settle_duplicate(node, &peer, dialled);
+    tracing::debug!(node = %node.instance, link = number, peer = %instance, dialled, ?duplicate, "a link begins");
     let preferred = duplicate == Duplicate::New || (duplicate == Duplicate::SameSide && is_shortcut);
     let before = peer.link();
     if let Some(old) = before.as_ref().filter(|old| preferred || !old.is_usable()) {
         link.send_after(old);
     }
+    // The peer may have sent on those before it came to this one.
+    let unread = |old: &Arc<Link>| old.is_retired() && !old.peer_said_bye() && old.end_reason().is_none();
+    peer.links().into_iter().filter(unread).for_each(|old| link.read_after(old));
     let replaced = {
         // Under the table's lock, so that the end of another link cannot take the peer out meanwhile.
         let mut peers = node.peers.write();
@@ -215,7 +219,6 @@ impl Life {
         if matches!(origin, Origin::Myself) || node.is_stopped() || !is_last {
             return;
         }
-        tracing::debug!(peer = %peer.instance(), %reason, "the last link to a peer has ended");
         match &reason {
             LinkEnd::OverLimit(name) => node.counters.limits.reached(name),
             LinkEnd::SlowConsumer => node.counters.limits.reached("slow_consumer_timeout"),

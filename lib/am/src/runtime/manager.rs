@@ -274,7 +274,7 @@ impl ManagerBuilder {
         let advertise = self.advertise.into_iter().collect::<Result<Vec<_>, _>>()?;
         let mut transports = self.transports;
         transports.extend::<[Arc<dyn ThinTransport>; 3]>([
-            Arc::new(TcpTransport::new(self.limits.slow_consumer_timeout)),
+            Arc::new(TcpTransport::new(self.limits.slow_consumer_timeout, self.limits.socket_buffer_len)),
             Arc::new(IpcTransport::default()),
             Arc::new(InprocTransport::default()),
         ]);

@@ -381,6 +381,7 @@ impl MessageRouter {
                     .map_err(|error| LinkEnd::Protocol(error.to_string()))
             }
             Kind::Bye => {
+                tracing::debug!(node = %self.node.instance, link = self.link.number(), moved = header.aux, "a Bye");
                 let said_before = self.link.is_retired();
                 self.link.retire();
                 let moved = header.aux == 1;

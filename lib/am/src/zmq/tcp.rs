@@ -15,6 +15,7 @@ use super::listening::{AcceptBackoff, BACKLOG};
 use super::socket::tcp_stream;
 use crate::endpoint::Endpoint;
 use crate::error::BindError;
+use crate::limits::Limits;
 use crate::transport::{BoxFuture, ByteStream, Listener, PeerAddress, ThinTransport};
 
 /// `tcp://HOST:PORT`.
@@ -23,22 +24,30 @@ use crate::transport::{BoxFuture, ByteStream, Listener, PeerAddress, ThinTranspo
 /// (`[::]`), or `0.0.0.0` where IPv6 is off; a name is resolved, and its first address that exists here is
 /// taken.
 #[derive(Debug, Clone, Copy)]
-pub struct TcpTransport {
+pub struct TcpTransport(Options);
+
+/// Of every connection.
+#[derive(Debug, Clone, Copy)]
+struct Options {
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux has it"))]
     user_timeout: Duration,
+    buffer_len: usize,
 }
 
 impl Default for TcpTransport {
     fn default() -> Self {
-        Self::new(Duration::from_secs(30))
+        let limits = Limits::default();
+        Self::new(limits.slow_consumer_timeout, limits.socket_buffer_len)
     }
 }
 
 impl TcpTransport {
     /// The transport. `stall_max` is how long a peer may take nothing of what waits for it: that verdict must be the
     /// link's, with its own error, so the kernel gives a connection up later, also while the peer's window is closed.
+    /// `buffer_len` is what the kernel is asked to hold of a connection, in octets, each way and at each end.
     #[must_use]
-    pub fn new(stall_max: Duration) -> Self {
-        Self { user_timeout: stall_max.saturating_mul(3) / 2 }
+    pub fn new(stall_max: Duration, buffer_len: usize) -> Self {
+        Self(Options { user_timeout: stall_max.saturating_mul(3) / 2, buffer_len })
     }
 }
 
@@ -48,15 +57,15 @@ impl ThinTransport for TcpTransport {
     }
 
     fn dial<'a>(&'a self, endpoint: &'a Endpoint) -> BoxFuture<'a, io::Result<ByteStream>> {
-        Box::pin(dial(endpoint, self.user_timeout))
+        Box::pin(dial(endpoint, self.0))
     }
 
     fn listen<'a>(&'a self, endpoint: &'a Endpoint) -> BoxFuture<'a, Result<Box<dyn Listener>, BindError>> {
-        Box::pin(listen(endpoint, self.user_timeout))
+        Box::pin(listen(endpoint, self.0))
     }
 }
 
-async fn dial(endpoint: &Endpoint, user_timeout: Duration) -> io::Result<ByteStream> {
+async fn dial(endpoint: &Endpoint, options: Options) -> io::Result<ByteStream> {
     let Endpoint::Tcp { host, port } = endpoint else {
         return Err(cannot_dial(endpoint, "it is not tcp"));
     };
@@ -66,7 +75,7 @@ async fn dial(endpoint: &Endpoint, user_timeout: Duration) -> io::Result<ByteStr
     let mut failures = String::new();
     let mut kind = io::ErrorKind::NotFound;
     for address in lookup_host((host.as_str(), *port)).await.map_err(|e| unresolved(host, &e))? {
-        match dial_address(address, user_timeout).await {
+        match dial_address(address, options).await {
             Ok(stream) => return Ok(stream),
             Err(error) => {
                 kind = error.kind();
@@ -81,7 +90,7 @@ async fn dial(endpoint: &Endpoint, user_timeout: Duration) -> io::Result<ByteStr
     Err(io::Error::new(kind, format!("cannot reach {endpoint}: {failures}")))
 }
 
-async fn dial_address(address: SocketAddr, user_timeout: Duration) -> io::Result<ByteStream> {
+async fn dial_address(address: SocketAddr, options: Options) -> io::Result<ByteStream> {
     let stream = TcpStream::connect(address).await?;
     let peer = stream.peer_addr()?;
     if stream.local_addr()? == peer {
@@ -90,11 +99,11 @@ async fn dial_address(address: SocketAddr, user_timeout: Duration) -> io::Result
             "nobody listens there (the connection reached itself)",
         ));
     }
-    prepare(&stream, user_timeout)?;
+    prepare(&stream, options)?;
     Ok(tcp_stream(stream, peer_address(peer)))
 }
 
-async fn listen(endpoint: &Endpoint, user_timeout: Duration) -> Result<Box<dyn Listener>, BindError> {
+async fn listen(endpoint: &Endpoint, options: Options) -> Result<Box<dyn Listener>, BindError> {
     let Endpoint::Tcp { host, port } = endpoint else {
         return Err(BindError::Unsupported { endpoint: endpoint.clone() });
     };
@@ -110,7 +119,7 @@ async fn listen(endpoint: &Endpoint, user_timeout: Duration) -> Result<Box<dyn L
         match bind(address) {
             Ok((listener, endpoint)) => {
                 let backoff = AcceptBackoff::default();
-                return Ok(Box::new(TcpAcceptor { listener, endpoint, backoff, user_timeout }));
+                return Ok(Box::new(TcpAcceptor { listener, endpoint, backoff, options }));
             }
             // Another address of the name would be free, but whoever dials the name might get the other one.
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
@@ -142,7 +151,7 @@ struct TcpAcceptor {
     listener: TcpListener,
     endpoint: Endpoint,
     backoff: AcceptBackoff,
-    user_timeout: Duration,
+    options: Options,
 }
 
 impl Listener for TcpAcceptor {
@@ -158,7 +167,7 @@ impl Listener for TcpAcceptor {
                 match self.listener.accept().await {
                     Ok((stream, peer)) => {
                         self.backoff.on_success();
-                        match prepare(&stream, self.user_timeout) {
+                        match prepare(&stream, self.options) {
                             Ok(()) => return Ok(tcp_stream(stream, peer_address(peer))),
                             Err(error) => tracing::debug!(%peer, %error, "connection ended while accepted"),
                         }
@@ -179,8 +188,7 @@ impl Drop for TcpAcceptor {
 }
 
 /// Options of every connection, dialled or accepted.
-#[cfg_attr(not(target_os = "linux"), expect(unused_variables, reason = "only Linux has it"))]
-fn prepare(stream: &TcpStream, user_timeout: Duration) -> io::Result<()> {
+fn prepare(stream: &TcpStream, options: Options) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     let keepalive = TcpKeepalive::new()
@@ -189,7 +197,11 @@ fn prepare(stream: &TcpStream, user_timeout: Duration) -> io::Result<()> {
         .with_retries(KEEPALIVE_PROBES);
     socket.set_tcp_keepalive(&keepalive)?;
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(user_timeout))?;
+    socket.set_tcp_user_timeout(Some(options.user_timeout))?;
+    // Half of it is what Linux then makes of it for data; without, it would grow to many MiB on a fast network, and
+    // all that is sent behind a large payload would wait for as much to be read.
+    socket.set_recv_buffer_size(options.buffer_len)?;
+    socket.set_send_buffer_size(options.buffer_len)?;
     Ok(())
 }
 
@@ -222,20 +234,21 @@ mod tests {
         let (listener, endpoint) = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let Endpoint::Tcp { port, .. } = endpoint else { panic!("not tcp") };
         let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-        let transport = TcpTransport::new(Duration::from_secs(40));
-        prepare(&stream, transport.user_timeout).unwrap();
+        let transport = TcpTransport::new(Duration::from_secs(40), 100_000);
+        prepare(&stream, transport.0).unwrap();
         let socket = SockRef::from(&stream);
         assert!(stream.nodelay().unwrap() && socket.keepalive().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
         #[cfg(target_os = "linux")]
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(60)));
+        assert_eq!(socket.recv_buffer_size().unwrap(), 2 * 100_000);
         drop(listener);
     }
 
     #[tokio::test]
     async fn wildcards_cannot_be_dialled_and_the_error_says_so() {
         for text in ["tcp://*:5", "tcp://0.0.0.0:5", "tcp://127.0.0.1:0"] {
-            let error = dial(&text.parse().unwrap(), Duration::from_secs(45)).await.unwrap_err();
+            let error = dial(&text.parse().unwrap(), TcpTransport::default().0).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
             assert!(error.to_string().contains(text), "{error}");
         }

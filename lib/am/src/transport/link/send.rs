@@ -455,7 +455,7 @@ impl Link {
         let (waiter, followers) = {
             let mut shared = self.shared.lock();
             shared.peer_said_bye = true;
-            (shared.bye_waiter.take(), std::mem::take(&mut shared.followers))
+            (std::mem::take(&mut shared.bye_waiters), std::mem::take(&mut shared.followers))
         };
         waiter.into_iter().for_each(Waker::wake);
         followers.iter().for_each(|link| link.open_sends());

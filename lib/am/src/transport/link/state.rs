@@ -96,8 +96,8 @@ pub(super) struct Shared {
     /// The reader, when it waits for messages to be finished.
     pub(super) held: Option<Waker>,
     pub(super) peer_said_bye: bool,
-    /// The reader of a link that is read after this one.
-    pub(super) bye_waiter: Option<Waker>,
+    /// The readers of links that are read after this one.
+    pub(super) bye_waiters: Vec<Waker>,
     /// New Messages wait until the peer knows of the link that this one takes the place of.
     pub(super) waits_to_send: bool,
     /// Links that wait so for this one.
@@ -150,7 +150,7 @@ impl Shared {
             received: [Totals::default(); 2],
             held: None,
             peer_said_bye: false,
-            bye_waiter: None,
+            bye_waiters: Vec::new(),
             waits_to_send: false,
             followers: Vec::new(),
             senders: Default::default(),

@@ -95,8 +95,8 @@ pub(crate) struct Net {
 }
 
 impl Net {
-    fn tell(&self, event: NetEvent) {
-        (self.observer)(&event);
+    fn tell(&self, event: &NetEvent) {
+        (self.observer)(event);
     }
 
     fn forget(&self, number: u64) {
@@ -172,7 +172,7 @@ impl SimNetwork {
             [(0, to.ip()), (1, from)].map(|(end, peer)| stream::stream(&self.0, &conn, number, end, peer));
         // A full queue is waited for, as with a socket's backlog.
         listener.send(theirs).await.map_err(|_| refused(to))?;
-        self.0.tell(NetEvent::Opened { conn: number, from, to: to.ip() });
+        self.0.tell(&NetEvent::Opened { conn: number, from, to: to.ip() });
         Ok(ours)
     }
 
@@ -193,7 +193,7 @@ impl SimNetwork {
     /// Something goes wrong with one connection, if it is still there.
     pub fn inflict(&self, number: u64, fault: Fault) {
         let Some(conn) = self.0.state.lock().conns.get(&number).cloned() else { return };
-        self.0.tell(NetEvent::Fault { conn: number, what: format!("{fault:?}") });
+        self.0.tell(&NetEvent::Fault { conn: number, what: format!("{fault:?}") });
         with(&conn, |conn| match fault {
             Fault::Reset => conn.reset(),
             Fault::HalfReset(end) => conn.half_reset(end & 1),

@@ -44,7 +44,7 @@ impl Handle {
             !conn.is_alive()
         });
         if !is_reader {
-            self.net.tell(NetEvent::Closed { conn: self.number, by: self.end });
+            self.net.tell(&NetEvent::Closed { conn: self.number, by: self.end });
         }
         if is_over {
             self.net.forget(self.number);
