@@ -141,13 +141,26 @@ async fn relay(
     }
     let next: InstanceId = route.remove(0).parse()?;
     let peer = cx.client().peer(next).ok_or_else(|| HandlerError::msg("the next node has no link"))?;
+    let client = peer.client();
+    let route = Route(route);
     let began = Instant::now();
-    match peer.call("relay", &Route(route)).await {
-        Err(CallError::Refused { reason: Refusal::Overloaded, .. }) => {
-            meter.with(|tick| tick.refusal_ms = tick.refusal_ms.max(ms(began.elapsed())));
+    let sent = client.active_message("relay").payload(&route).expect_response::<Relayed>().send(&peer).await;
+    let sent_at = Instant::now();
+    let end = match sent {
+        Ok(status) => status.response().await.map_err(|error| (error, sent_at, false)),
+        Err(error) => Err((error, began, true)),
+    };
+    match end {
+        Err((CallError::Refused { reason: Refusal::Overloaded, .. }, since, for_credit)) => {
+            let took = ms(since.elapsed());
+            meter.with(|tick| {
+                let refusals = if for_credit { &mut tick.for_credit } else { &mut tick.by_peer };
+                refusals.take(took);
+            });
             Ok(Relayed::Refused)
         }
-        other => Ok(other?),
+        Err((error, ..)) => Err(error.into()),
+        Ok(relayed) => Ok(relayed),
     }
 }
 

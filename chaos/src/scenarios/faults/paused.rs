@@ -85,6 +85,13 @@ async fn pause(both: bool) -> Result<Figures> {
             process.order(order)?;
         }
     }
+    // Each counts only when all that the other sent has been handled.
+    for process in [&mut stopped, &mut other] {
+        process.line("that all it sent is handled", PATIENCE).await?;
+    }
+    for process in [&mut stopped, &mut other] {
+        process.order("count")?;
+    }
     let ours: Seen = stopped.json("what it saw", PATIENCE).await?;
     let theirs: Seen = other.json("what it saw", PATIENCE).await?;
     for seen in [&ours, &theirs] {
@@ -127,8 +134,10 @@ pub(super) fn play(arguments: &str) -> Result<()> {
         release.send_replace(true);
         orders.expect("finish").await?;
         let mut seen = traffic.finish().await?;
-        // All that was sent to us before the last answer from there has been handled.
+        // Answered after all one-way messages that went before it.
         peer.confirm("flush", &()).await?;
+        say("flushed")?;
+        orders.expect("count").await?;
         seen.links_lost = lost_links(&mut events).await;
         say_json(&Seen { sunk: sunk.load(Ordering::Relaxed), ..seen })?;
         orders.expect("never").await

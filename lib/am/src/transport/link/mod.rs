@@ -81,6 +81,8 @@ pub struct LinkSettings {
     pub pings_per_second_max: u32,
     /// Commands of the peer within a second that mean nothing to us.
     pub unknown_commands_per_second_max: u32,
+    /// Messages of the peer within a second that are empty or malformed.
+    pub useless_messages_per_second_max: u32,
     /// A peer is slow that takes less than so many octets in a while, with more than that waiting for it.
     pub slow_consumer_len: usize,
     /// Messages wait while more than this is queued, in octets.
@@ -559,13 +561,6 @@ impl Link {
             shared.pong = Some(pong);
         }
         self.flush_now(shared);
-    }
-
-    /// Bytes of the peer's messages that are unfinished here.
-    pub fn unfinished_len(&self) -> u64 {
-        let shared = self.shared.lock();
-        let accounts = shared.received.iter().zip(&shared.receive_credit);
-        accounts.map(|(received, credit)| received.since(credit.finished()).bytes).sum()
     }
 
     /// Messages sent, and octets of any kind taken by the socket, since the last time this was asked.
