@@ -58,12 +58,12 @@ fn orderly(joined: &Joined<'_>, violations: &mut Vec<String>) {
     }
 }
 
-/// Whether a node that had to do with it went before its handlers had ended, which its own limit allows.
+/// Whether its own node went meanwhile, or the other went before its handlers had ended, which its own limit allows.
 fn is_hasty(joined: &Joined<'_>, message: &Message) -> bool {
     joined.entries.iter().any(|entry| {
         let Event::Stopped(life, how) = &entry.event else { return false };
-        let is_other = joined.instance(*life) == Some(&message.to);
-        (*life == message.by || is_other) && !how.contains("Ok(())") && entry.at >= message.place.at
+        let is_hasty_other = joined.instance(*life) == Some(&message.to) && !how.contains("Ok(())");
+        (*life == message.by || is_hasty_other) && entry.at >= message.place.at
     }) || matches!(message.kind, Kind::Never | Kind::Nested)
 }
 
