@@ -13,7 +13,7 @@ use crate::report::{Figures, Limit};
 use crate::scenario::{Form, block_on};
 
 /// A message is charged so much beside its octets.
-const OVERHEAD_LEN: u64 = 512;
+const OVERHEAD_LEN: u64 = 1024;
 
 /// A caller makes calls for 10 GiB of replies and polls none of them; then all of them.
 pub(super) fn unpolled_calls(form: Form) -> Result<Figures> {

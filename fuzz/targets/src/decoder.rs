@@ -117,11 +117,6 @@ impl Reader {
         std::mem::take(&mut self.events)
     }
 
-    /// Whether a frame has begun and not ended.
-    pub(crate) fn is_amid(&self) -> bool {
-        self.at < self.input.len() || self.large.is_some() || self.is_lost
-    }
-
     fn take_events(&mut self) -> Result<(), FrameError> {
         loop {
             if let Some(large) = self.large.take() {

@@ -24,6 +24,8 @@ use end::{Answering, End, Message};
 const OPERATIONS_MAX: usize = 200;
 /// Rounds in which both ends must come to rest.
 const ROUNDS_MAX: u32 = 2000;
+/// A payload may take so many turns of the pipe.
+const TURNS_MAX: u16 = 256;
 /// A node's memory: more than anything here needs.
 const BUDGET_LEN: u64 = 256 << 20;
 /// Payloads that the ends take at most.
@@ -142,6 +144,8 @@ struct World {
     ticks: Arc<Ticks>,
     budget: Arc<Budget>,
     next_tag: u64,
+    /// Payloads that take more turns of the pipe than this allows are cut short.
+    len_max: u16,
 }
 
 async fn run(setup: &Setup, input: &mut Unstructured<'_>) {
@@ -150,7 +154,8 @@ async fn run(setup: &Setup, input: &mut Unstructured<'_>) {
     let (here, there) = inproc::pair_with_capacity(usize::from(setup.capacity));
     let settings = |dialled| settings(setup, dialled, &budget);
     let ends = [End::new(here, settings(true), &ticks), End::new(there, settings(false), &ticks)];
-    let mut world = World { ends, ticks, budget, next_tag: 1 };
+    let mut world =
+        World { ends, ticks, budget, next_tag: 1, len_max: setup.capacity.max(1).saturating_mul(TURNS_MAX) };
     for _ in 0..OPERATIONS_MAX {
         if input.is_empty() {
             break;
@@ -194,16 +199,19 @@ impl World {
     async fn apply(&mut self, operation: &Operation) {
         match *operation {
             Operation::Send { by, message } => {
-                let message = message.message(self.tag());
+                let message = self.message(message);
                 let _refused = self.of(by).try_send(message);
             }
             Operation::SendWaiting { by, message } => {
-                let message = message.message(self.tag());
+                let message = self.message(message);
                 self.of(by).begin_send(message);
             }
             Operation::AskWaiting { by, which } => self.of(by).ask_waiting(which.into()),
             Operation::LeaveWaiting { by, which } => self.of(by).leave_waiting(which.into()),
-            Operation::Answer { by, which, how, len } => self.of(by).answer(which.into(), how, len.into()),
+            Operation::Answer { by, which, how, len } => {
+                let len = len.min(self.len_max).into();
+                self.of(by).answer(which.into(), how, len);
+            }
             Operation::AskOutcome { by, which } => {
                 let (asks, other) = self.pair(by);
                 asks.ask_outcome(which.into(), other);
@@ -239,6 +247,11 @@ impl World {
     fn pair(&mut self, by: bool) -> (&mut End, &End) {
         let [first, second] = &mut self.ends;
         if by { (second, first) } else { (first, second) }
+    }
+
+    fn message(&mut self, description: Description) -> Message {
+        let len = description.len.min(self.len_max);
+        Description { len, ..description }.message(self.tag())
     }
 
     fn tag(&mut self) -> u64 {

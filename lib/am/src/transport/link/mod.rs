@@ -563,13 +563,6 @@ impl Link {
         self.flush_now(shared);
     }
 
-    /// Bytes of the peer's messages that are unfinished here.
-    pub fn unfinished_len(&self) -> u64 {
-        let shared = self.shared.lock();
-        let accounts = shared.received.iter().zip(&shared.receive_credit);
-        accounts.map(|(received, credit)| received.since(credit.finished()).bytes).sum()
-    }
-
     /// Messages sent, and octets of any kind taken by the socket, since the last time this was asked.
     pub fn take_sent(&self) -> (u64, u64) {
         let mut shared = self.shared.lock();

@@ -325,9 +325,9 @@ impl Shared {
         self.account.cover_anyway(held);
     }
 
-    /// Whether an answer may be queued.
-    pub(super) fn has_room(&self, limit: usize) -> bool {
-        let waiting = self.waiting_len();
+    /// Whether an answer may be queued, `in_parts` or at once.
+    pub(super) fn has_room(&self, in_parts: bool, limit: usize) -> bool {
+        let waiting = if in_parts { self.waiting_len() } else { (self.queued - self.written) as usize };
         self.closed
             || (waiting <= limit
                 && (waiting as u64 <= COVERED_LEN_MIN || !self.account.budget().is_exhausted()))
