@@ -127,6 +127,8 @@ pub enum Event {
     Up(Life, String),
     /// The last link to a peer has ended, and why.
     Down(Life, String, String),
+    /// A node leaves a peer on purpose.
+    Left(u8, String),
     /// Another link event.
     Link(Life, String),
     /// Something on the network: which connection, and what.

@@ -71,12 +71,16 @@ fn befall(world: &Arc<World>, dice: &mut Dice, slot: u8) {
     } else if is_due(dice, faults.shutdown) {
         tokio::spawn(async move { owner.shut_down(slot, rest).await });
     }
+    if is_due(dice, faults.thief) {
+        let (owner, stay) = (world.clone(), dice.millis(50, 2500));
+        tokio::spawn(async move { owner.steal(slot, stay).await });
+    }
     let client = world.slots[usize::from(slot)].lock().as_ref().map(|living| living.node.client());
     let Some(client) = client else { return };
     if is_due(dice, faults.disconnect)
         && let Some(peer) = dice.pick(&client.peers()).cloned()
     {
-        world.log.note(format!("{slot} disconnects from {}", peer.instance_id()));
+        world.log.push(Event::Left(slot, peer.instance_id().to_string()));
         let client = client.clone();
         tokio::spawn(async move { client.disconnect(&peer).await });
     }

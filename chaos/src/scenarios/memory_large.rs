@@ -10,13 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use super::PATIENCE;
 use super::memory::Node;
+use super::memory_roles::LARGE_LEN;
 use crate::failure::Result;
 use crate::process::{Orders, Process, say_json};
 use crate::report::{Figures, Limit};
 use crate::scenario::{Form, block_on};
 
-/// The longest payload.
-const LARGE_LEN: usize = 64 << 20;
 /// Nothing small waits longer over loopback.
 const HELD_UP_MAX: Duration = Duration::from_millis(20);
 /// In a test run, other programs want the processors too.
@@ -71,7 +70,7 @@ pub(super) fn caller(arguments: &str) -> Result<()> {
             let began = Instant::now();
             for _ in 0..count {
                 if asks {
-                    let Raw(value) = peer.call::<Raw>("reply", &(LARGE_LEN as u64)).await?;
+                    let Raw(value) = peer.call::<Raw>("large_reply", &Raw::default()).await?;
                     crate::ensure!(value.len() == LARGE_LEN, "a large reply of {} octets", value.len());
                 } else {
                     peer.confirm("fast", &large).await?;

@@ -117,11 +117,6 @@ impl Reader {
         std::mem::take(&mut self.events)
     }
 
-    /// Whether a frame has begun and not ended.
-    pub(crate) fn is_amid(&self) -> bool {
-        self.at < self.input.len() || self.large.is_some() || self.is_lost
-    }
-
     fn take_events(&mut self) -> Result<(), FrameError> {
         loop {
             if let Some(large) = self.large.take() {
@@ -151,7 +146,7 @@ impl Reader {
         };
         Some(match step {
             Step::NeedMore => return None,
-            Step::Skipped { used } => (used, None),
+            Step::Skipped { used } | Step::Empty { used } => (used, None),
             Step::Message { header, payload, used } => {
                 let (header, payload) = (input[header].to_vec(), input[payload].to_vec());
                 (used, Some(Event::Message { envelope: Vec::new(), header, payload }))

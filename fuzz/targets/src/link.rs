@@ -24,6 +24,8 @@ use end::{Answering, End, Message};
 const OPERATIONS_MAX: usize = 200;
 /// Rounds in which both ends must come to rest.
 const ROUNDS_MAX: u32 = 2000;
+/// A payload may take so many turns of the pipe.
+const TURNS_MAX: u16 = 256;
 /// A node's memory: more than anything here needs.
 const BUDGET_LEN: u64 = 256 << 20;
 /// Payloads that the ends take at most.
@@ -142,6 +144,8 @@ struct World {
     ticks: Arc<Ticks>,
     budget: Arc<Budget>,
     next_tag: u64,
+    /// Payloads that take more turns of the pipe than this allows are cut short.
+    len_max: u16,
 }
 
 async fn run(setup: &Setup, input: &mut Unstructured<'_>) {
@@ -150,7 +154,8 @@ async fn run(setup: &Setup, input: &mut Unstructured<'_>) {
     let (here, there) = inproc::pair_with_capacity(usize::from(setup.capacity));
     let settings = |dialled| settings(setup, dialled, &budget);
     let ends = [End::new(here, settings(true), &ticks), End::new(there, settings(false), &ticks)];
-    let mut world = World { ends, ticks, budget, next_tag: 1 };
+    let mut world =
+        World { ends, ticks, budget, next_tag: 1, len_max: setup.capacity.max(1).saturating_mul(TURNS_MAX) };
     for _ in 0..OPERATIONS_MAX {
         if input.is_empty() {
             break;
@@ -184,6 +189,7 @@ fn settings(setup: &Setup, dialled: bool, budget: &Arc<Budget>) -> LinkSettings 
         skipped_len_max: limits.skipped_len_max,
         pings_per_second_max: limits.pings_per_second_max,
         unknown_commands_per_second_max: limits.unknown_commands_per_second_max,
+        useless_messages_per_second_max: limits.useless_messages_per_second_max,
         slow_consumer_len: limits.slow_consumer_len,
         budget: Arc::clone(budget),
     }
@@ -193,16 +199,19 @@ impl World {
     async fn apply(&mut self, operation: &Operation) {
         match *operation {
             Operation::Send { by, message } => {
-                let message = message.message(self.tag());
+                let message = self.message(message);
                 let _refused = self.of(by).try_send(message);
             }
             Operation::SendWaiting { by, message } => {
-                let message = message.message(self.tag());
+                let message = self.message(message);
                 self.of(by).begin_send(message);
             }
             Operation::AskWaiting { by, which } => self.of(by).ask_waiting(which.into()),
             Operation::LeaveWaiting { by, which } => self.of(by).leave_waiting(which.into()),
-            Operation::Answer { by, which, how, len } => self.of(by).answer(which.into(), how, len.into()),
+            Operation::Answer { by, which, how, len } => {
+                let len = len.min(self.len_max).into();
+                self.of(by).answer(which.into(), how, len);
+            }
             Operation::AskOutcome { by, which } => {
                 let (asks, other) = self.pair(by);
                 asks.ask_outcome(which.into(), other);
@@ -238,6 +247,11 @@ impl World {
     fn pair(&mut self, by: bool) -> (&mut End, &End) {
         let [first, second] = &mut self.ends;
         if by { (second, first) } else { (first, second) }
+    }
+
+    fn message(&mut self, description: Description) -> Message {
+        let len = description.len.min(self.len_max);
+        Description { len, ..description }.message(self.tag())
     }
 
     fn tag(&mut self) -> u64 {
@@ -329,7 +343,7 @@ impl World {
     }
 
     /// One end breaks off: both stop, and nobody is left waiting.
-    async fn close(&mut self) {
+    async fn close(mut self) {
         self.ends[0].link.end(LinkEnd::Disconnected);
         for _ in 0..ROUNDS_MAX {
             if self.ends.iter().all(End::has_stopped) {
@@ -345,6 +359,8 @@ impl World {
             let mut cx = Context::from_waker(Waker::noop());
             assert!(std::pin::pin!(end.link.drained()).as_mut().poll(&mut cx).is_ready());
         }
-        assert_eq!(self.budget.used(), 0, "memory that nobody holds is charged");
+        let Self { ends, budget, .. } = self;
+        drop(ends);
+        assert_eq!(budget.used(), 0, "memory that nobody holds is charged");
     }
 }

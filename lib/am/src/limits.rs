@@ -40,6 +40,8 @@ pub struct Limits {
     pub pings_per_second_max: u32,
     /// Commands within a second that mean nothing to us; beyond, the link ends. Default 100.
     pub unknown_commands_per_second_max: u32,
+    /// Messages within a second that are empty or malformed; beyond, the link ends. Default 1000: nobody needs any.
+    pub useless_messages_per_second_max: u32,
     /// Octets queued on a link above which answers wait. Default 1 MiB: 16 writes of a full chunk.
     pub send_buffer_len_max: usize,
     /// Messages that run at once in one handler that says nothing else by `limit`. Default 1024.
@@ -113,6 +115,7 @@ impl Default for Limits {
             skipped_len_max: 1 << 30,
             pings_per_second_max: 1000,
             unknown_commands_per_second_max: 100,
+            useless_messages_per_second_max: 1000,
             send_buffer_len_max: 1 << 20,
             handler_concurrency: 1024,
             handler_queue_len: 1024,

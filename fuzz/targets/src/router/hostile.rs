@@ -9,6 +9,7 @@ use dynamo_am::transport::handshake::Shaking;
 use dynamo_am::wire::answer::PeerClass;
 use dynamo_am::wire::zmtp::command::{self, Command};
 use dynamo_am::wire::zmtp::decoder::PayloadLimits;
+use dynamo_am::wire::zmtp::frame::FrameHeader;
 use dynamo_am::wire::zmtp::greeting::{self, GREETING_LEN};
 use dynamo_am::wire::zmtp::handshake::Role;
 use dynamo_am::wire::zmtp::mechanism::MechanismName;
@@ -32,6 +33,7 @@ pub(super) struct Hostile {
     /// Both directions, decoded as the node and an honest peer would.
     sent: Reader,
     received: Reader,
+    place: Place,
     pub(super) ledger: Ledger,
     /// The node has ended the link, or the peer has lost its place in its own frames.
     pub(super) is_over: bool,
@@ -93,6 +95,7 @@ impl Hostile {
             is_deaf,
             sent: Reader::new(limits),
             received: Reader::new(PayloadLimits { frame_len_max: 64 * MIB, ..limits }),
+            place: Place::default(),
             ledger: Ledger::new(class, granted),
             is_over: false,
             pong: false,
@@ -108,6 +111,7 @@ impl Hostile {
                 Ok(count) => {
                     let (written, rest) = octets.split_at(count);
                     octets = rest;
+                    self.place.pass(written);
                     let events = self.sent.push(written);
                     self.is_over |= events.contains(&Event::Lost);
                     events.iter().for_each(|event| self.ledger.sent(event));
@@ -159,7 +163,7 @@ impl Hostile {
 
     /// Asks for a sign of life, with which all credit leaves, and waits for all that is owed. Says what is missing.
     pub(super) async fn settle(&mut self, rest: impl AsyncFn()) -> Option<String> {
-        if self.sent.is_amid() {
+        if self.place.is_amid() {
             // What was begun never ends, so neither does what is owed for it.
             self.is_over = true;
         }
@@ -177,5 +181,42 @@ impl Hostile {
             return Some("the node has not answered a PING".to_owned());
         }
         self.ledger.outstanding()
+    }
+}
+
+/// Where in its frames a stream stands.
+#[derive(Debug, Default)]
+struct Place {
+    /// What has come of a frame's header, and how much of its body is missing.
+    head: Vec<u8>,
+    missing: u64,
+}
+
+impl Place {
+    fn pass(&mut self, mut octets: &[u8]) {
+        while !octets.is_empty() {
+            if self.missing > 0 {
+                let len = usize::try_from(self.missing).unwrap_or(usize::MAX).min(octets.len());
+                octets = &octets[len..];
+                self.missing -= len as u64;
+                continue;
+            }
+            self.head.push(octets[0]);
+            octets = &octets[1..];
+            match FrameHeader::decode(&self.head) {
+                Ok(None) => {}
+                Ok(Some(header)) => {
+                    self.head.clear();
+                    self.missing = header.body_len;
+                }
+                // The node ends the link.
+                Err(_) => self.missing = u64::MAX,
+            }
+        }
+    }
+
+    /// Whether a frame has begun and not ended.
+    fn is_amid(&self) -> bool {
+        self.missing > 0 || !self.head.is_empty()
     }
 }

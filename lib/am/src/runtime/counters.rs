@@ -53,7 +53,7 @@ impl Counters {
 }
 
 /// The limits that are counted: the fields of [`Limits`](crate::limits::Limits).
-const LIMIT_NAMES: [&str; 34] = [
+const LIMIT_NAMES: [&str; 35] = [
     "payload_len_max",
     "credit_messages",
     "credit_bytes",
@@ -64,6 +64,7 @@ const LIMIT_NAMES: [&str; 34] = [
     "skipped_len_max",
     "pings_per_second_max",
     "unknown_commands_per_second_max",
+    "useless_messages_per_second_max",
     "send_buffer_len_max",
     "handler_concurrency",
     "handler_queue_len",

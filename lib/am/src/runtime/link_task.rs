@@ -84,6 +84,9 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
     if let Some(old) = before.as_ref().filter(|old| preferred || !old.is_usable()) {
         link.send_after(old);
     }
+    // The peer may have sent on those before it came to this one.
+    let unread = |old: &Arc<Link>| old.is_retired() && !old.peer_said_bye() && old.end_reason().is_none();
+    peer.links().into_iter().filter(unread).for_each(|old| link.read_after(old));
     let replaced = {
         // Under the table's lock, so that the end of another link cannot take the peer out meanwhile.
         let mut peers = node.peers.write();

@@ -324,6 +324,7 @@ impl Node {
             skipped_len_max: self.limits.skipped_len_max,
             pings_per_second_max: self.limits.pings_per_second_max,
             unknown_commands_per_second_max: self.limits.unknown_commands_per_second_max,
+            useless_messages_per_second_max: self.limits.useless_messages_per_second_max,
             slow_consumer_len: self.limits.slow_consumer_len,
             output_len_max: usize::try_from(self.limits.credit_bytes)
                 .unwrap_or(usize::MAX)

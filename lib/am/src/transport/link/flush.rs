@@ -101,7 +101,8 @@ impl Link {
             shared.handed = None;
             shared.drop_large(|_| true);
             // A reader that is held finds the end only when it reads.
-            let readers = shared.held.take().into_iter().chain(shared.bye_waiter.take());
+            let byes = std::mem::take(&mut shared.bye_waiters);
+            let readers = shared.held.take().into_iter().chain(byes);
             shared.room.extend(readers.collect::<Vec<_>>());
             (shared.take_senders(), std::mem::take(&mut shared.room), shared.flusher.take())
         };

@@ -81,6 +81,8 @@ pub struct LinkSettings {
     pub pings_per_second_max: u32,
     /// Commands of the peer within a second that mean nothing to us.
     pub unknown_commands_per_second_max: u32,
+    /// Messages of the peer within a second that are empty or malformed.
+    pub useless_messages_per_second_max: u32,
     /// A peer is slow that takes less than so many octets in a while, with more than that waiting for it.
     pub slow_consumer_len: usize,
     /// Messages wait while more than this is queued, in octets.
@@ -163,8 +165,8 @@ pub struct Link {
     /// Octets received, for silence: bytes, not frames, are signs of life.
     received_len: AtomicU64,
     received_tick: AtomicU64,
-    /// A link of the same peer that must be read to its Bye before this one is read, so that order survives.
-    after: Mutex<Option<Arc<Link>>>,
+    /// Links of the same peer that must be read to their Byes before this one is read, so that order survives.
+    after: Mutex<Vec<Arc<Link>>>,
     /// What the peer's PINGs ask for; 0 when they do not.
     ttl_ticks: AtomicU64,
     /// The peer has sent a PING: it watches us.
@@ -202,7 +204,7 @@ impl Link {
             ended: CancellationToken::new(),
             received_len: AtomicU64::new(0),
             received_tick,
-            after: Mutex::new(None),
+            after: Mutex::default(),
             ttl_ticks: AtomicU64::new(0),
             pinged: AtomicBool::new(false),
             pinged_tick: AtomicU64::new(0),
@@ -236,7 +238,7 @@ impl Link {
             let mut shared = self.shared.lock();
             shared.closed = true;
             let held = shared.held.take();
-            let waits_for_bye = shared.bye_waiter.take();
+            let waits_for_bye = std::mem::take(&mut shared.bye_waiters);
             shared.room.extend(held.into_iter().chain(waits_for_bye));
             let followers = std::mem::take(&mut shared.followers);
             (shared.take_senders(), std::mem::take(&mut shared.room), shared.flusher.take(), followers)
@@ -304,7 +306,7 @@ impl Link {
 
     /// Reads this link only when the peer has said Bye on `other`, or that has ended.
     pub fn read_after(&self, other: Arc<Self>) {
-        *self.after.lock() = Some(other);
+        self.after.lock().push(other);
     }
 
     /// Sends no new Message on this link before the peer has said Bye on `other`, or that has ended: by then the peer
@@ -333,21 +335,24 @@ impl Link {
     /// Ready when this link may be read; see [`read_after`](Self::read_after).
     pub fn poll_turn(&self, cx: &Context<'_>) -> Poll<()> {
         let mut after = self.after.lock();
-        let Some(other) = &*after else { return Poll::Ready(()) };
-        let mut shared = other.shared.lock();
-        if !shared.peer_said_bye && other.end.get().is_none() {
-            shared.bye_waiter = Some(cx.waker().clone());
-            return Poll::Pending;
+        while let Some(other) = after.last() {
+            let mut shared = other.shared.lock();
+            if !shared.peer_said_bye && other.end.get().is_none() {
+                if !shared.bye_waiters.iter().any(|known| known.will_wake(cx.waker())) {
+                    shared.bye_waiters.push(cx.waker().clone());
+                }
+                return Poll::Pending;
+            }
+            drop(shared);
+            after.pop();
         }
-        drop(shared);
-        *after = None;
         Poll::Ready(())
     }
 
     /// Whether another link is read first.
     pub fn waits_for_turn(&self) -> bool {
         let after = self.after.lock();
-        after.as_ref().is_some_and(|other| !other.peer_said_bye() && other.end.get().is_none())
+        after.iter().any(|other| !other.peer_said_bye() && other.end.get().is_none())
     }
 
     /// From now on no new Messages are sent on this link. Senders that wait for credit learn of it.
@@ -511,6 +516,16 @@ impl Link {
         Some(self.ttl_ticks.load(Ordering::Relaxed)).filter(|ticks| *ticks > 0)
     }
 
+    /// Ticks since the socket last took an octet of ours, as far as this was asked before.
+    pub fn unsent_ticks(&self) -> u64 {
+        let now = self.ticks.now();
+        let mut shared = self.shared.lock();
+        if shared.sent_mark.0 != shared.written {
+            shared.sent_mark = (shared.written, now);
+        }
+        now.saturating_sub(shared.sent_mark.1)
+    }
+
     /// Octets received so far.
     pub fn received_len(&self) -> u64 {
         self.received_len.load(Ordering::Relaxed)
@@ -546,13 +561,6 @@ impl Link {
             shared.pong = Some(pong);
         }
         self.flush_now(shared);
-    }
-
-    /// Bytes of the peer's messages that are unfinished here.
-    pub fn unfinished_len(&self) -> u64 {
-        let shared = self.shared.lock();
-        let accounts = shared.received.iter().zip(&shared.receive_credit);
-        accounts.map(|(received, credit)| received.since(credit.finished()).bytes).sum()
     }
 
     /// Messages sent, and octets of any kind taken by the socket, since the last time this was asked.

@@ -289,6 +289,10 @@ impl<I: Inbound> Reader<'_, I> {
             let used = match self.decoder.step(input).map_err(|error| LinkEnd::Protocol(error.to_string()))? {
                 Step::NeedMore => break true,
                 Step::Skipped { used } => used,
+                Step::Empty { used } => {
+                    self.commands.take_useless(self.link)?;
+                    used
+                }
                 Step::Message { header, payload, used } => {
                     if payload.len() >= SHARED_LEN_MIN && frozen.is_none() {
                         frozen = Some(Bytes::from(std::mem::take(&mut self.chunk)));
@@ -324,6 +328,7 @@ impl<I: Inbound> Reader<'_, I> {
                     used
                 }
                 Step::Malformed { used } => {
+                    self.commands.take_useless(self.link)?;
                     let held = self.decoder.held();
                     self.inbound.malformed(&held.header, &held.envelope);
                     used
@@ -372,20 +377,33 @@ fn deliver_large<I: Inbound>(inbound: &mut I, decoder: &Decoder, large: LargeIn)
     }
 }
 
-/// Counts the commands that cost a peer nothing.
+/// Counts what costs a peer nothing.
 #[derive(Debug, Default)]
 struct CommandMeter {
     second: u64,
     pings: u32,
     unknown: u32,
+    useless: u32,
 }
 
 impl CommandMeter {
-    fn take(&mut self, link: &Link, body: &[u8]) -> Result<(), LinkEnd> {
+    fn begin_second(&mut self, link: &Link) {
         let second = link.ticks.now() / TICKS_PER_SECOND;
         if second != self.second {
             *self = Self { second, ..Self::default() };
         }
+    }
+
+    /// A message that is empty or malformed.
+    fn take_useless(&mut self, link: &Link) -> Result<(), LinkEnd> {
+        self.begin_second(link);
+        self.useless += 1;
+        let is_within = self.useless <= link.settings.useless_messages_per_second_max;
+        if is_within { Ok(()) } else { Err(LinkEnd::OverLimit("useless_messages_per_second_max")) }
+    }
+
+    fn take(&mut self, link: &Link, body: &[u8]) -> Result<(), LinkEnd> {
+        self.begin_second(link);
         match command::parse(body) {
             Ok(Command::Ping { ttl_ds, context }) => {
                 self.pings += 1;

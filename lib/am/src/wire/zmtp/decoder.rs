@@ -41,6 +41,11 @@ pub struct PayloadLimits {
 pub enum Step {
     /// Nothing whole; call again with the same octets and more.
     NeedMore,
+    /// A message of one empty frame (`ZMQ_PROBE_ROUTER`): it says nothing.
+    Empty {
+        /// Octets consumed.
+        used: usize,
+    },
     /// Only framing was consumed; call again with what follows.
     Skipped {
         /// Octets consumed.
@@ -207,7 +212,7 @@ impl Decoder {
         let body_fits = |max: usize| frame.body_len <= max as u64;
         let body_end = || frame.header_len + frame.body_len as usize;
         match self.stage {
-            Stage::Idle if frame.body_len == 0 && !frame.more => Ok(Step::Skipped { used: frame.header_len }),
+            Stage::Idle if frame.body_len == 0 && !frame.more => Ok(Step::Empty { used: frame.header_len }),
             // The payload of a plain message, after a command that came in between.
             Stage::Envelope { frames: 1 } if !frame.more && !self.held.header.is_empty() => {
                 self.held.envelope.clear();
