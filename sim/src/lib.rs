@@ -5,6 +5,7 @@
 
 pub mod calls;
 pub mod debug;
+pub mod foreign;
 pub mod handlers;
 pub mod log;
 pub mod message;

@@ -8,6 +8,7 @@ use dynamo_am::NodeTables;
 use tokio::time::{Instant, sleep};
 
 use crate::calls;
+use crate::foreign;
 use crate::handlers::PANIC_ON_PURPOSE;
 use crate::log::{End, Entry, Event, hash};
 use crate::oracle;
@@ -98,6 +99,9 @@ pub fn seed(seed: u64) -> Report {
 async fn run(world: Arc<World>) {
     for slot in 0..world.scenario.slots() {
         world.start(slot).await;
+    }
+    for number in 0..world.scenario.foreigners {
+        tokio::spawn(foreign::visit(world.clone(), number as u8));
     }
     trouble::make(&world).await;
     world.quiet.cancel();

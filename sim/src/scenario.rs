@@ -56,7 +56,7 @@ pub struct Scenario {
     pub keeps_identity: bool,
     /// Payloads over 1 MiB are among the messages, so many in a thousand.
     pub large: u32,
-    /// A foreign peer per node at most.
+    /// Foreign peers that come and go.
     pub foreigners: u64,
 }
 
@@ -96,7 +96,7 @@ impl Scenario {
             rest_ms: one_of(&mut dice, &[2, 20, 100]),
             keeps_identity: dice.per_mille(600),
             large: if dice.per_mille(200) { 20 } else { 0 },
-            foreigners: dice.below(3),
+            foreigners: if is_calm { 0 } else { dice.below(4) },
             dice: dice.fork(2),
         }
     }

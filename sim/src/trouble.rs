@@ -71,6 +71,10 @@ fn befall(world: &Arc<World>, dice: &mut Dice, slot: u8) {
     } else if is_due(dice, faults.shutdown) {
         tokio::spawn(async move { owner.shut_down(slot, rest).await });
     }
+    if is_due(dice, faults.thief) {
+        let (owner, stay) = (world.clone(), dice.millis(50, 2500));
+        tokio::spawn(async move { owner.steal(slot, stay).await });
+    }
     let client = world.slots[usize::from(slot)].lock().as_ref().map(|living| living.node.client());
     let Some(client) = client else { return };
     if is_due(dice, faults.disconnect)

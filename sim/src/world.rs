@@ -10,6 +10,8 @@ use parking_lot::Mutex;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::calls;
+use crate::foreign::thief_host;
 use crate::handlers;
 use crate::log::{Event, Life, Log};
 use crate::scenario::{Scenario, address, host, identity, slot_of};
@@ -147,6 +149,51 @@ impl World {
             tokio::spawn(traffic::run(app.clone(), quiet.clone(), dice, task));
         }
         *self.slots[usize::from(slot)].lock() = Some(Living { life, node, stop: app.stop });
+    }
+
+    /// A node with the identity of `slot`'s comes to another host, dials everybody, and goes after `stay`.
+    pub async fn steal(self: &Arc<Self>, slot: u8, stay: Duration) {
+        let victim = self.slots[usize::from(slot)].lock().as_ref().map(|living| living.node.instance_id());
+        let Some(victim) = victim else { return };
+        let (seed, life) = {
+            let mut dice = self.dice.lock();
+            (dice.number(), Life { slot: 50 + slot, life: dice.number() as u32 })
+        };
+        let started = ActiveMessageManager::builder()
+            .transport(self.net.transport(thief_host(slot)))
+            .allow_insecure()
+            .no_ipc()
+            .identity(victim)
+            .seed(seed)
+            .start()
+            .await;
+        let node = match started {
+            Ok(node) => node,
+            Err(error) => return self.log.wrong(format!("a thief did not start: {error}")),
+        };
+        self.log.push(Event::Started(life, victim.to_string()));
+        if let Err(error) = handlers::register(&node, &self.log, life, &self.scenario.handlers) {
+            self.log.wrong(format!("{life:?} took no handler: {error}"));
+        }
+        let client = node.client();
+        let (log, slots) = (self.log.clone(), self.scenario.slots());
+        let visits = async {
+            for to in 0..slots {
+                let found = client.connect(format!("tcp://{}", address(to))).await;
+                log.note(format!("the thief of {slot} at {to}: {}", found.is_ok()));
+                if let Ok(peer) = found {
+                    calls::run(&log, life, &client, &peer, traffic::probe()).await;
+                }
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            () = self.quiet.cancelled() => {}
+            () = sleep(stay) => {}
+            () = visits => {}
+        }
+        self.log.push(Event::Stopped(life, "the thief goes".to_owned()));
     }
 
     /// Takes the node of `slot` out of the world; its application ends.

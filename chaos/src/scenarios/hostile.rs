@@ -10,9 +10,7 @@ use super::hostile_before as before;
 use super::hostile_calls as calls;
 use super::hostile_frames as frames;
 use super::hostile_roles as roles;
-use super::hostile_stage::{
-    AttackArguments, AttackReport, Finding, NodeArguments, Stage, busy, counts, cpu_time,
-};
+use super::hostile_stage::{AttackArguments, AttackReport, Finding, NodeArguments, Stage, counts, cpu_time};
 use super::hostile_tools::Target;
 use crate::failure::{Failure, Result};
 use crate::process::{Orders, Process, Role, say, say_json};
@@ -55,7 +53,6 @@ macro_rules! hostile {
                 Role { name: "hostile_node", play: roles::node },
                 Role { name: "hostile_honest", play: roles::honest },
                 Role { name: "hostile_attacker", play: attacker },
-                Role { name: "hostile_busy", play: busy },
                 Role { name: "hostile_dropper", play: dropper },
             ],
         };

@@ -2,8 +2,9 @@
 //! a process. What an attack must leave unharmed is measured here, the same for all.
 //!
 //! **The honest rate.** The processes share few processors, and an attacker takes time of them as any busy program
-//! does. So the honest client's rate during an attack is compared with its rate beside a process that does no
-//! harm, but burns as much processor time as the attacker did.
+//! does. So there is a second node with an honest client of its own, the *control*, whom nobody attacks: to it the
+//! attacker is a busy process that does no harm. The rate kept is the quotient of the two clients' rates during the
+//! attack, over the same quotient before it. What else the machine does slows both alike.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::PATIENCE;
 use crate::failure::{Failure, Result};
-use crate::process::{Orders, Process, say_json};
+use crate::process::Process;
 use crate::report::{Figures, Limit};
 use crate::scenario::Form;
 use crate::usage::{Usage, UsageWatch, mib};
@@ -29,8 +30,6 @@ const DESCRIPTORS_BACK_MAX: Duration = Duration::from_secs(2);
 const SETTLE_MAX: Duration = Duration::from_secs(8);
 /// How often a process is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
-/// A comparison is measured for so long at most.
-const COMPARED_MAX: Duration = Duration::from_secs(10);
 
 /// What a node is started with.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -134,28 +133,34 @@ pub(super) struct NodeHealth {
     pub(super) ends_calls: bool,
 }
 
-/// A node and its honest client, at work.
+/// A node and its honest client, at work; and the control.
 #[derive(Debug)]
 pub(super) struct Stage {
     pub(super) node: Process,
     pub(super) honest: Process,
     pub(super) address: SocketAddr,
+    control: (Process, Process),
+    /// Rate of the honest client in that of the control, before any attack.
+    quotient: f64,
     form: Form,
     at_start: Usage,
     before: HonestCounts,
 }
 
 impl Stage {
-    /// Starts both, lets them warm up, and takes down what the node holds.
+    /// Starts them, lets them warm up, and takes down what the node holds.
     pub(super) async fn start(form: Form, arguments: &NodeArguments) -> Result<Self> {
-        let mut node = Process::start("hostile_node", arguments)?;
-        let address: SocketAddr = node.line("its address", PATIENCE).await?.parse()?;
-        let mut honest = Process::start("hostile_honest", &address)?;
-        honest.line("that it is connected", PATIENCE).await?;
-        tokio::time::sleep(form.pick(Duration::from_millis(300), Duration::from_secs(2))).await;
+        let (node, mut honest, address) = pair(arguments).await?;
+        let (control_node, mut control, _) = pair(&NodeArguments::default()).await?;
+        tokio::time::sleep(form.pick(Duration::from_millis(200), Duration::from_secs(1))).await;
         let before = counts(&mut honest).await?;
+        let beside = counts(&mut control).await?;
+        let time = form.pick(Duration::from_millis(200), Duration::from_secs(8));
+        tokio::time::sleep(time).await;
+        let quotient = quotient(&before, &counts(&mut honest).await?, &beside, &counts(&mut control).await?);
         let at_start = Usage::of(node.pid())?;
-        Ok(Self { node, honest, address, form, at_start, before })
+        let control = (control_node, control);
+        Ok(Self { node, honest, address, control, quotient, form, at_start, before })
     }
 
     /// Plays an attack to its end, and takes down what it found and what became of the others.
@@ -166,28 +171,32 @@ impl Stage {
         attacker.line("that it is ready", PATIENCE).await?;
         let watch = UsageWatch::start(self.node.pid(), LOOK_INTERVAL);
         let from = counts(&mut self.honest).await?;
+        let control_from = counts(&mut self.control.1).await?;
         let began = Instant::now();
         attacker.order("go")?;
         let limit = self.form.pick(Duration::from_secs(60), Duration::from_secs(300));
         let report: AttackReport = attacker.json("what it found", limit).await?;
         let took = began.elapsed();
         let to = counts(&mut self.honest).await?;
+        let control_to = counts(&mut self.control.1).await?;
         let most = watch.finish()?;
         attacker.kill()?;
         report.findings.into_iter().for_each(|finding| finding.add_to(figures));
         let above = mib(most.resident.saturating_sub(self.at_start.resident));
         figures.add("node's memory above its start, during", above, "MiB", Limit::AtMost(HELD_MIB_MAX));
         figures.add("attack", took.as_secs_f64(), "s", Limit::Free);
-        let rate = per_second(&from, &to, took);
-        figures.add("honest rate", rate, "/s", Limit::Free);
+        figures.add("honest rate", per_second(&from, &to, took), "/s", Limit::Free);
+        let beside = per_second(&control_from, &control_to, took);
+        figures.add("honest rate of the control", beside, "/s", Limit::Free);
+        let kept = 100.0 * quotient(&from, &to, &control_from, &control_to) / self.quotient;
+        // A short attack is over before a rate means anything.
+        let limit = self.form.pick(Limit::Free, Limit::AtLeast(RATE_MIN_PERCENT));
+        figures.add("rate kept", kept, "%", limit);
         figures.add("honest slowest call", to.slowest_ms, "ms", Limit::Free);
+        figures.add("slowest call of the control", control_to.slowest_ms, "ms", Limit::Free);
         let share = Duration::from_millis(report.cpu_ms).as_secs_f64() / took.as_secs_f64();
         figures.add("attacker's processors", share, "", Limit::Free);
-        self.settle(figures).await?;
-        if full {
-            self.compare(rate, share, took, figures).await?;
-        }
-        Ok(())
+        self.settle(figures).await
     }
 
     /// The attacker has left: what it took must come back.
@@ -212,21 +221,6 @@ impl Stage {
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
-    }
-
-    /// Compares the honest rate with that beside a process as busy as the attacker.
-    async fn compare(&mut self, rate: f64, share: f64, took: Duration, figures: &mut Figures) -> Result<()> {
-        let time = took.clamp(Duration::from_secs(3), COMPARED_MAX);
-        let mut busy = Process::start("hostile_busy", &share)?;
-        busy.line("that it is busy", PATIENCE).await?;
-        let (from, began) = (counts(&mut self.honest).await?, Instant::now());
-        tokio::time::sleep(time).await;
-        let to = counts(&mut self.honest).await?;
-        let beside = per_second(&from, &to, began.elapsed());
-        busy.kill()?;
-        figures.add("honest rate beside a harmless process", beside, "/s", Limit::Free);
-        figures.add("rate kept", 100.0 * rate / beside, "%", Limit::AtLeast(RATE_MIN_PERCENT));
-        Ok(())
     }
 
     /// The end: nobody was harmed.
@@ -263,6 +257,26 @@ pub(super) async fn counts(honest: &mut Process) -> Result<HonestCounts> {
     honest.json("its counts", PATIENCE).await
 }
 
+/// A node and its honest client, and where the node listens.
+async fn pair(arguments: &NodeArguments) -> Result<(Process, Process, SocketAddr)> {
+    let mut node = Process::start("hostile_node", arguments)?;
+    let address: SocketAddr = node.line("its address", PATIENCE).await?.parse()?;
+    let mut honest = Process::start("hostile_honest", &address)?;
+    honest.line("that it is connected", PATIENCE).await?;
+    Ok((node, honest, address))
+}
+
+/// What one client did meanwhile, in what the other did.
+#[allow(clippy::cast_precision_loss, reason = "no count here reaches 2^53")]
+fn quotient(
+    from: &HonestCounts,
+    to: &HonestCounts,
+    other_from: &HonestCounts,
+    other_to: &HonestCounts,
+) -> f64 {
+    (to.answered - from.answered) as f64 / (other_to.answered - other_from.answered).max(1) as f64
+}
+
 #[allow(clippy::cast_precision_loss, reason = "no count here reaches 2^53")]
 fn per_second(from: &HonestCounts, to: &HonestCounts, time: Duration) -> f64 {
     (to.answered - from.answered) as f64 / time.as_secs_f64()
@@ -282,30 +296,4 @@ pub(super) fn cpu_time(pid: u32) -> Result<Duration> {
     Ok(Duration::from_secs_f64(
         f64::from(u32::try_from(ticks)?) / rustix::param::clock_ticks_per_second() as f64,
     ))
-}
-
-/// The role of a process that does no harm and burns a share of the processors' time.
-pub(super) fn busy(arguments: &str) -> Result<()> {
-    const PERIOD: Duration = Duration::from_millis(5);
-    let share: f64 = serde_json::from_str(arguments)?;
-    let _orders = Orders::listen();
-    say_json(&"busy")?;
-    let threads = share.ceil().max(1.0);
-    let each = PERIOD.mul_f64((share / threads).clamp(0.0, 1.0));
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few threads")]
-    let spinners: Vec<_> =
-        (0..threads as usize).map(|_| std::thread::spawn(move || spin(each, PERIOD))).collect();
-    spinners.into_iter().for_each(|spinner| drop(spinner.join()));
-    Ok(())
-}
-
-/// Takes `each` of every period, until the process is killed.
-fn spin(each: Duration, period: Duration) {
-    loop {
-        let began = Instant::now();
-        while began.elapsed() < each {
-            std::hint::spin_loop();
-        }
-        std::thread::sleep(period.saturating_sub(began.elapsed()));
-    }
 }

@@ -13,6 +13,7 @@ use super::memory_roles::{self as roles, Offer, Offered, Order, SIZES, Seen};
 use super::memory_zmq as zmq;
 use crate::failure::Result;
 use crate::process::{Process, Role};
+use crate::raw::OwnHello;
 use crate::report::{Figures, Limit};
 use crate::scenario::{Form, Group, Scenario, block_on};
 use crate::usage::{Usage, UsageWatch, mib};
@@ -176,12 +177,24 @@ fn report_lost(offered: &Offered, came: impl Fn(usize) -> u64, figures: &mut Fig
 }
 
 fn deaf_receiver(form: Form) -> Result<Figures> {
+    /// More than any memory has.
+    const ABSURD: u64 = 1 << 60;
+    let mut figures = Figures::new();
+    let modest = OwnHello::numbered(1);
+    let absurd = OwnHello { credit: (ABSURD, ABSURD), ..modest.clone() };
+    for (what, hello) in [("", modest), ("grants 2^60: ", absurd)] {
+        figures.append(what, offer_to_deaf(form, hello)?);
+    }
+    Ok(figures)
+}
+
+fn offer_to_deaf(form: Form, hello: OwnHello) -> Result<Figures> {
     block_on(2, async {
         let mut figures = Figures::new();
         let mut sender = Node::start().await?;
         let mut healthy =
             Healthy::start(sender.address, form.pick(Duration::from_secs(1), PATIENCE / 4)).await?;
-        let deaf = DeafPeer::start(sender.address, 1)?;
+        let deaf = DeafPeer::granting(sender.address, hello)?;
         sender.watch()?;
         healthy.disturbed_from_now().await?;
         let order = Order::Offer(offer(form, vec![deaf.instance()], "sequence"));

@@ -13,7 +13,7 @@ use crate::report::{Figures, Limit};
 use crate::scenario::{Form, block_on};
 
 /// A message is charged so much beside its octets.
-const OVERHEAD_LEN: u64 = 512;
+const OVERHEAD_LEN: u64 = 1024;
 
 /// A caller makes calls for 10 GiB of replies and polls none of them; then all of them.
 pub(super) fn unpolled_calls(form: Form) -> Result<Figures> {
@@ -83,20 +83,30 @@ pub(super) fn deaf_caller(form: Form) -> Result<Figures> {
 
 /// A thousand raw senders use up what they are granted, for handlers that do not end until they are let.
 pub(super) fn thousand_senders(form: Form) -> Result<Figures> {
+    let mut figures = Figures::new();
+    for (what, lens) in [("mixed: ", &[64, 4 << 10, 64, 60 << 10][..]), ("short: ", &[64][..])] {
+        let part = many_senders(form, lens)?;
+        figures.append(what, part);
+    }
+    Ok(figures)
+}
+
+fn many_senders(form: Form, lens: &'static [usize]) -> Result<Figures> {
     block_on(2, async {
         let mut figures = Figures::new();
         let links = form.pick(100, 1000);
         super::hostile_tools::raise_descriptors(2 * links + 100)?;
         let mut receiver = Node::start().await?;
+        // They come first, so that the first of them are granted much.
+        let mut senders = DeafPeer::start_many(receiver.address, links)?;
         let mut healthy =
             Healthy::start(receiver.address, form.pick(Duration::from_secs(1), PATIENCE / 4)).await?;
-        let mut senders = DeafPeer::start_many(receiver.address, links)?;
         receiver.watch()?;
         healthy.disturbed_from_now().await?;
         let sent = tokio::task::spawn_blocking(move || {
             let sent = senders
                 .iter_mut()
-                .map(|sender| use_up(sender, total(form) / links))
+                .map(|sender| use_up(sender, lens, total(form) / links))
                 .collect::<Result<Vec<_>>>();
             sent.map(|sent| (senders, sent))
         });
@@ -118,11 +128,11 @@ pub(super) fn thousand_senders(form: Form) -> Result<Figures> {
 }
 
 /// Sends until the grant is used up or `total` octets are sent; gives messages and octets.
-fn use_up(sender: &mut DeafPeer, total: u64) -> Result<(u64, u64)> {
+fn use_up(sender: &mut DeafPeer, lens: &[usize], total: u64) -> Result<(u64, u64)> {
     let (messages, bytes) = sender.granted()?;
     let (mut count, mut charged, mut octets) = (0, 0, 0);
     while count < messages && charged < bytes && octets < total {
-        let len = [64, 4 << 10, 64, 60 << 10][usize::try_from(count)? % 4];
+        let len = lens[usize::try_from(count)? % lens.len()];
         let header = Header::message(mode::ONE_WAY, count, "slow");
         sender.client.write(&header.with_payload(&numbered(len, count)))?;
         charged += header.encode().len() as u64 + len as u64 + OVERHEAD_LEN;

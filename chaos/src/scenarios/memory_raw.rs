@@ -39,14 +39,21 @@ pub(super) struct Received {
 impl DeafPeer {
     /// Connects, and pings from a thread of its own.
     pub(super) fn start(address: SocketAddr, number: u64) -> Result<Self> {
-        let one = Self::connect(address, number)?;
+        Self::granting(address, OwnHello::numbered(number))
+    }
+
+    /// The same for one that says of itself what it likes.
+    pub(super) fn granting(address: SocketAddr, hello: OwnHello) -> Result<Self> {
+        let one = Self::connect(address, hello)?;
         keep_alive(vec![one.client.stream().try_clone()?], &one.alive);
         Ok(one)
     }
 
     /// The same for many, with one thread.
     pub(super) fn start_many(address: SocketAddr, count: u64) -> Result<Vec<Self>> {
-        let peers = (1..=count).map(|number| Self::connect(address, number)).collect::<Result<Vec<_>>>()?;
+        let peers = (1..=count)
+            .map(|number| Self::connect(address, OwnHello::numbered(number)))
+            .collect::<Result<Vec<_>>>()?;
         let streams =
             peers.iter().map(|peer| peer.client.stream().try_clone()).collect::<std::io::Result<_>>()?;
         if let Some(first) = peers.first() {
@@ -55,8 +62,7 @@ impl DeafPeer {
         Ok(peers)
     }
 
-    fn connect(address: SocketAddr, number: u64) -> Result<Self> {
-        let hello = OwnHello::numbered(number);
+    fn connect(address: SocketAddr, hello: OwnHello) -> Result<Self> {
         let client = RawClient::own(address, &hello)?;
         Ok(Self { hello, client, alive: Arc::new(AtomicBool::new(true)) })
     }

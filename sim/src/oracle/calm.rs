@@ -19,7 +19,10 @@ pub(super) fn judge(joined: &Joined<'_>, violations: &mut Vec<String>) {
         {
             violations.push(format!("calm: {name} was taken and never handled"));
         }
-        if *end == End::Receipt && message.runs.is_empty() && !is_cut_short(joined, message) {
+        // Others may wait until their deadline has passed.
+        let is_run_at_once = matches!(message.kind, Kind::Inline | Kind::InlineToo);
+        if *end == End::Receipt && is_run_at_once && message.runs.is_empty() && !is_cut_short(joined, message)
+        {
             violations.push(format!("calm: {name} was accepted and never handled"));
         }
         let is_lost = matches!(end, End::PeerLost(_) | End::Cancelled(_)) && !message.is_nested;

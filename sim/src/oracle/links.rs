@@ -20,6 +20,10 @@ pub(super) fn judge(joined: &Joined<'_>, violations: &mut Vec<String>) {
                     violations
                         .push(format!("events: {life:?} was told that {peer} is down, which was not up"));
                 }
+                let is_own = joined.nodes.iter().any(|(instance, ..)| instance == peer);
+                if !is_own {
+                    continue;
+                }
                 if reason.contains("protocol") {
                     violations.push(format!("protocol: {life:?} says of {peer}: {reason}"));
                 }

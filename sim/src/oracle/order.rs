@@ -2,6 +2,7 @@
 //! pair of nodes has for a while; and an ordered handler runs one at a time for each sender.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::{Joined, Message, Ran};
 use crate::log::{Event, Life};
@@ -32,8 +33,18 @@ pub(super) fn judge(joined: &Joined<'_>, violations: &mut Vec<String>) {
     one_at_a_time(joined, violations);
 }
 
+/// Entries of the log, from one to another, in which a link between two slots has ended or is left.
+struct Break {
+    from: usize,
+    to: usize,
+    slots: [u8; 2],
+}
+
+/// A Bye is read within this, or its link has ended.
+const BYE_TIME_MAX: Duration = Duration::from_secs(15);
+
 /// When links between two slots ended, or were left on purpose.
-fn breaks(joined: &Joined<'_>) -> Vec<(usize, u8, u8)> {
+fn breaks(joined: &Joined<'_>) -> Vec<Break> {
     let mut hosts = BTreeMap::new();
     let mut breaks = Vec::new();
     for (index, entry) in joined.entries.iter().enumerate() {
@@ -43,17 +54,23 @@ fn breaks(joined: &Joined<'_>) -> Vec<(usize, u8, u8)> {
             }
             Event::Closed(conn) => {
                 if let Some((from, to)) = hosts.get(conn) {
-                    breaks.push((index, *from, *to));
+                    breaks.push(Break { from: index, to: index, slots: [*from, *to] });
                 }
             }
             Event::Net(conn, what) if !what.starts_with("Stall") => {
                 if let Some((from, to)) = hosts.get(conn) {
-                    breaks.push((index, *from, *to));
+                    breaks.push(Break { from: index, to: index, slots: [*from, *to] });
                 }
             }
             Event::Left(slot, peer) => {
                 let others = joined.nodes.iter().filter(|(instance, ..)| instance == peer);
-                breaks.extend(others.map(|(_, life, _)| (index, *slot, life.slot)));
+                // The Bye may be long on its way, and what is sent until it comes is read beside the next link.
+                let to = joined.entries.partition_point(|later| later.at < entry.at + BYE_TIME_MAX);
+                breaks.extend(others.map(|(_, life, _)| Break {
+                    from: index,
+                    to,
+                    slots: [*slot, life.slot],
+                }));
             }
             _ => {}
         }
@@ -62,11 +79,12 @@ fn breaks(joined: &Joined<'_>) -> Vec<(usize, u8, u8)> {
 }
 
 /// Whether a link between the two ended while the first message was on its way: then another link owes no order.
-fn is_broken(breaks: &[(usize, u8, u8)], message: &Message, ran: &Ran) -> bool {
+fn is_broken(breaks: &[Break], message: &Message, ran: &Ran) -> bool {
+    let (sent, ran_at) = (message.place.index, ran.place.index);
     let (from, to) = (message.by.slot, ran.at.slot);
-    breaks.iter().any(|(index, a, b)| {
-        (message.place.index..=ran.place.index).contains(index)
-            && [(from, to), (to, from)].contains(&(*a, *b))
+    breaks.iter().any(|broken| {
+        let is_meanwhile = broken.from <= ran_at && broken.to >= sent;
+        is_meanwhile && (broken.slots == [from, to] || broken.slots == [to, from])
     })
 }
 

@@ -154,8 +154,8 @@ async fn relay(
         Err((CallError::Refused { reason: Refusal::Overloaded, .. }, since, for_credit)) => {
             let took = ms(since.elapsed());
             meter.with(|tick| {
-                let longest = if for_credit { &mut tick.credit_wait_ms } else { &mut tick.refusal_ms };
-                *longest = longest.max(took);
+                let refusals = if for_credit { &mut tick.for_credit } else { &mut tick.by_peer };
+                refusals.take(took);
             });
             Ok(Relayed::Refused)
         }

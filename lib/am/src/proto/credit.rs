@@ -7,7 +7,8 @@
 //! that was started while the balance was still positive.
 
 /// What an unfinished message costs besides its header and payload: task, context and table entries, in bytes.
-pub const MESSAGE_OVERHEAD_LEN: u64 = 512;
+/// Measured: 1011 bytes resident for each of 100 000 held one-way messages of 64 octets.
+pub const MESSAGE_OVERHEAD_LEN: u64 = 1024;
 
 /// What a message is charged, in bytes.
 #[inline]

@@ -196,7 +196,7 @@ impl Dispatcher {
             return false;
         }
         self.answered_len = 0;
-        !self.link.has_room()
+        !self.link.has_room(0)
     }
 
     fn job(&self, message: &Incoming<'_>, payload: Received<'_>, entry: Arc<Entry>, turn: &mut Turn) -> Job {

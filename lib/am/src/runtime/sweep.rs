@@ -29,7 +29,7 @@ pub(crate) async fn run(node: Arc<Node>) {
     let mut idle_ticks = 0;
     let mut rest = Duration::ZERO;
     let silence_interval = silence_interval(&node);
-    let mut heap = Heap { peak_len: 0, trimmed: last };
+    let mut heap = Heap::new(last);
     loop {
         let is_idle = idle_ticks >= IDLE_AFTER_TICKS;
         let pace = if is_idle { IDLE_TICK.min(silence_interval) } else { TICK };
@@ -55,7 +55,6 @@ pub(crate) async fn run(node: Arc<Node>) {
             continue;
         }
         let links = node.links.lock().clone();
-        let (mut held_len, mut granted_len) = (0, 0);
         let was_short = node.budget.was_short();
         if was_short {
             node.counters.limits.reached("budget_len_max");
@@ -70,8 +69,6 @@ pub(crate) async fn run(node: Arc<Node>) {
             if was_short {
                 entry.link.retry_for_memory();
             }
-            held_len += entry.link.unfinished_len();
-            granted_len += entry.running.grant().len();
             let (messages, octets) = entry.link.take_sent();
             if messages + octets > 0 {
                 busy = true;
@@ -79,7 +76,7 @@ pub(crate) async fn run(node: Arc<Node>) {
                 node.counters.bytes_sent.increment(octets);
             }
         }
-        heap.look(&node, held_len + node.budget.used().saturating_sub(granted_len), now);
+        heap.look(&node, now);
         node.handler_waiters.expire(now);
         idle_ticks = if busy { 0 } else { idle_ticks.saturating_add(1) };
         if now.duration_since(silence_checked) >= silence_interval {
@@ -91,28 +88,40 @@ pub(crate) async fn run(node: Arc<Node>) {
     }
 }
 
-/// What is held for peers was at its most `peak_len` bytes since the heap was last trimmed.
+/// The process's heap, which shrinks by itself only from its top: it is trimmed when much of it has become free and
+/// stays so.
 struct Heap {
-    peak_len: u64,
-    trimmed: Instant,
+    /// Free octets after the last trim.
+    base_len: u64,
+    /// Free octets at the last look.
+    last_len: u64,
+    looked: Instant,
 }
 
 impl Heap {
-    /// A heap shrinks by itself only from its top, so it is trimmed when most of what was held is free again.
-    fn look(&mut self, node: &Node, held_len: u64, now: Instant) {
-        self.peak_len = self.peak_len.max(held_len);
-        let is_due = self.peak_len >= TRIM_LEN_MIN && held_len < self.peak_len / 4;
-        if is_due && now.duration_since(self.trimmed) >= TRIM_INTERVAL_MIN {
-            *self = Self { peak_len: held_len, trimmed: now };
+    fn new(now: Instant) -> Self {
+        Self { base_len: u64::MAX, last_len: 0, looked: now }
+    }
+
+    fn look(&mut self, node: &Node, now: Instant) {
+        if now.duration_since(self.looked) < HEAP_LOOK_INTERVAL {
+            return;
+        }
+        self.looked = now;
+        let free_len = dynamo_am_heap_trim::free_len();
+        self.base_len = self.base_len.min(free_len);
+        if free_len >= self.base_len + TRIM_LEN_MIN && free_len <= self.last_len {
+            self.base_len = free_len;
             node.spawner.spawn_blocking(dynamo_am_heap_trim::trim);
         }
+        self.last_len = free_len;
     }
 }
 
-/// Less than this is kept for the next burst, in bytes.
+/// Less than this is kept for the next burst, in octets.
 const TRIM_LEN_MIN: u64 = 8 << 20;
-/// Trimming costs milliseconds, so it is done so often at most.
-const TRIM_INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// How often the heap is looked at; trimming it costs milliseconds.
+const HEAP_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 fn silence_interval(node: &Node) -> Duration {
     let limits = &node.limits;
@@ -138,8 +147,10 @@ fn look_for_silence(node: &Node, now: Instant) {
             _ => in_ticks(longest),
         };
         let pinged = entry.takes_ping || link.ttl_ticks().is_some();
+        // Who only receives must be heard as well: its peer may be at a long write, with no PING before its end.
+        let quiet = if own { silent.max(link.unsent_ticks()) } else { silent };
         // Again after half of that, so that a lost PING or two do no harm.
-        if silent >= in_ticks(limits.ping_after) && silent < allowed && entry.takes_ping {
+        if quiet >= in_ticks(limits.ping_after) && silent < allowed && entry.takes_ping {
             link.ping_after(in_ticks(limits.ping_after / 2));
         }
         // A peer that cannot be pinged may well have nothing to say.

@@ -142,7 +142,7 @@ async fn run(node: &Arc<Node>, entry: &Entry, mut jobs: Vec<Job>, call: &Arc<Bat
         let lost = || Failure { code: NackCode::HandlerError, text: "the batch gave no result".to_owned() };
         let answered = answers.remove(&Arc::as_ptr(&job.request)).unwrap_or_else(|| Err(lost()));
         match &link {
-            Some(link) if Arc::ptr_eq(link, &job.link) && !job.needs_room() => {
+            Some(link) if Arc::ptr_eq(link, &job.link) && !job.needs_room(&answered) => {
                 job.complete(answered, &mut done);
             }
             // One peer that does not read holds up no other.

@@ -3,83 +3,113 @@
 //!
 //! Spawning costs about a microsecond, more than most handlers do, so it is paid once for up to 16 messages.
 
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
-use super::job::{Caught, Job, start};
+use super::job::{Caught, Job, answer_len, start};
 use crate::api::handler_call::{Answered, Failure, HandlerCall};
 use crate::proto::credit::Charge;
 use crate::runtime::node::Node;
+use crate::transport::link::Link;
 use crate::wire::codes::NackCode;
 
 /// Messages that share a task.
 pub(crate) const GROUP_LEN: usize = 16;
 
+/// Jobs that a task runs before it lets others have their turn: those that wait at a gate may be many.
+const TURN_COUNT_MAX: usize = 128;
+
 /// Runs jobs that have entered their gates.
 pub(crate) fn spawn_group(node: &Arc<Node>, jobs: Vec<Job>) {
-    let owner = node.clone();
-    node.spawner.spawn_handler(async move { run_group(owner, jobs).await });
+    let Some(link) = jobs.first().map(|job| job.link.clone()) else { return };
+    let group =
+        Group { node: node.clone(), link, jobs: jobs.into_iter(), running: None, done: Charge::default() };
+    node.spawner.spawn_handler(group);
 }
 
-async fn run_group(node: Arc<Node>, jobs: Vec<Job>) {
-    let Some(link) = jobs.first().map(|job| job.link.clone()) else { return };
-    let mut done = Charge::default();
-    let count = jobs.len();
-    for (index, job) in jobs.into_iter().enumerate() {
-        let mut next = Some(job);
-        // A job that ends lets the next of its handler in, which runs in its place.
-        while let Some(mut job) = next.take() {
-            let entry = job.entry.clone();
-            let mut future = begin(&mut job);
-            let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut future).poll(cx))).await;
-            match polled {
-                Poll::Ready(answered) if !job.needs_room() => {
-                    // Only what came by this link is given back with the rest of the group.
-                    if Arc::ptr_eq(&job.link, &link) {
-                        job.complete(answered, &mut done);
-                    } else {
-                        job.complete_alone(answered);
+/// A task that runs jobs one after the other: written by hand, since what an `async` block moves about it keeps twice,
+/// and a parked one of these is what an unfinished message costs.
+struct Group {
+    node: Arc<Node>,
+    link: Arc<Link>,
+    jobs: std::vec::IntoIter<Job>,
+    running: Option<(Caught, Job)>,
+    /// Finished without an answer, and not told yet: only what came by `link`.
+    done: Charge,
+}
+
+impl Future for Group {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        for _ in 0..TURN_COUNT_MAX {
+            let Some((future, _)) = &mut this.running else {
+                match this.jobs.next() {
+                    Some(job) => this.running = Some(begin(job)),
+                    None => {
+                        this.give_back();
+                        return Poll::Ready(());
                     }
-                    next = entry.gate.leave();
                 }
-                Poll::Ready(answered) => {
-                    complete_soon(&node, job, answered);
-                    next = entry.gate.leave();
-                }
+                continue;
+            };
+            match Pin::new(future).poll(cx) {
+                Poll::Ready(answered) => this.end(answered),
                 // The last one goes on right here.
-                Poll::Pending if index + 1 == count => {
-                    if !done.is_zero() {
-                        link.finish_messages(std::mem::take(&mut done));
-                    }
-                    finish(&node, future, job).await;
+                Poll::Pending if this.jobs.len() == 0 => {
+                    this.give_back();
+                    return Poll::Pending;
                 }
-                Poll::Pending => {
-                    let owner = node.clone();
-                    node.spawner.spawn_handler(async move { finish(&owner, future, job).await });
-                }
+                Poll::Pending => this.park(),
             }
         }
-    }
-    if !done.is_zero() {
-        link.finish_messages(done);
+        this.give_back();
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
-/// Sees a job to its end, then those that waited for its place.
-async fn finish(node: &Arc<Node>, future: impl Future<Output = Answered>, job: Job) {
-    let entry = job.entry.clone();
-    let answered = future.await;
-    if let Some(next) = entry.gate.leave() {
-        spawn_group(node, vec![next]);
+impl Group {
+    /// The job that was running is done: the next that waits for its place runs instead.
+    fn end(&mut self, answered: Answered) {
+        let Some((_, job)) = self.running.take() else { return };
+        let entry = job.entry.clone();
+        if job.needs_room(&answered) {
+            self.node.spawner.spawn_handler(complete_with_room(job, answered));
+        } else if Arc::ptr_eq(&job.link, &self.link) {
+            job.complete(answered, &mut self.done);
+        } else {
+            job.complete_alone(answered);
+        }
+        self.running = entry.gate.leave().map(begin);
     }
-    complete_with_room(job, answered).await;
+
+    /// The job that is running has to wait, and others come behind it: it goes on in a task of its own.
+    fn park(&mut self) {
+        let Some((future, job)) = self.running.take() else { return };
+        let parked = Self {
+            node: self.node.clone(),
+            link: job.link.clone(),
+            jobs: Vec::new().into_iter(),
+            running: Some((future, job)),
+            done: Charge::default(),
+        };
+        self.node.spawner.spawn_handler(parked);
+    }
+
+    fn give_back(&mut self) {
+        if !self.done.is_zero() {
+            self.link.finish_messages(std::mem::take(&mut self.done));
+        }
+    }
 }
 
 /// Runs one job in the current task, without its gate; [`complete_with_room`] is owed.
-pub(crate) async fn run_one(job: &mut Job) -> Answered {
-    begin(job).await
+pub(crate) async fn run_one(job: Job) -> (Job, Answered) {
+    let (future, job) = begin(job);
+    (job, future.await)
 }
 
 /// A response waits for room in the send buffer until its caller stops waiting for it; meanwhile it is charged to
@@ -88,13 +118,13 @@ pub(crate) async fn run_one(job: &mut Job) -> Answered {
 pub(crate) async fn complete_with_room(job: Job, mut answered: Answered) {
     let deadline = tokio::time::Instant::from_std(job.request.deadline);
     let mut hold = None;
-    while job.needs_room() {
+    while job.needs_room(&answered) {
         if hold.is_none() {
             hold = job.hold_answer(&answered);
         }
         let text = if hold.is_none() {
             "there was no memory to keep the answer until it can be sent"
-        } else if tokio::time::timeout_at(deadline, job.link.room()).await.is_err() {
+        } else if tokio::time::timeout_at(deadline, job.link.room(answer_len(&answered))).await.is_err() {
             "the answer could not be sent before the deadline: the link took no more"
         } else {
             continue;
@@ -111,20 +141,21 @@ pub(crate) async fn complete_with_room(job: Job, mut answered: Answered) {
 
 /// Ends a job where nobody may wait.
 pub(crate) fn complete_soon(node: &Arc<Node>, job: Job, answered: Answered) {
-    if job.needs_room() {
+    if job.needs_room(&answered) {
         node.spawner.spawn_handler(complete_with_room(job, answered));
     } else {
         job.complete_alone(answered);
     }
 }
 
-fn begin(job: &mut Job) -> Caught {
+/// Starts a job's handler.
+fn begin(mut job: Job) -> (Caught, Job) {
     if let Some(failure) = job.too_late() {
-        return Caught(Box::pin(std::future::ready(Err(failure))));
+        return (Caught(Box::pin(std::future::ready(Err(failure)))), job);
     }
     let context = job.context();
     let payload = job.take_payload();
-    match &job.entry.call {
+    let future = match &job.entry.call {
         HandlerCall::Spawned { call, .. } => start(|| call(context, payload)),
         // Only spawned handlers come here; see the dispatcher.
         HandlerCall::Inline(_)
@@ -135,5 +166,16 @@ fn begin(job: &mut Job) -> Caught {
             let failure = Failure { code: NackCode::HandlerError, text };
             Caught(Box::pin(std::future::ready(Err(failure))))
         }
+    };
+    (future, job)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parked_message_is_small() {
+        assert!(size_of::<Group>() <= 384, "{}", size_of::<Group>());
     }
 }

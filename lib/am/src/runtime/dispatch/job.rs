@@ -55,18 +55,19 @@ impl Job {
         std::mem::replace(&mut self.payload, Payload::empty())
     }
 
-    /// Whether an answer that may be long is owed, so that it has to wait for room in the send buffer.
-    pub(crate) fn needs_room(&self) -> bool {
-        self.request.mode.wants_response() && !self.link.has_room()
+    /// Whether that answer has to wait for room in the send buffer.
+    pub(crate) fn needs_room(&self, answered: &Answered) -> bool {
+        self.request.mode.wants_response() && !self.link.has_room(answer_len(answered))
+    }
+
+    /// Whether an answer of usual length would have to wait for room in the send buffer.
+    pub(crate) fn would_need_room(&self) -> bool {
+        self.request.mode.wants_response() && !self.link.has_room(0)
     }
 
     /// Memory for an answer that has to wait; `None` when there is none.
     pub(crate) fn hold_answer(&self, answered: &Answered) -> Option<Hold> {
-        let len = match answered {
-            Ok(Some(value)) => value.payload.len(),
-            Ok(None) | Err(_) => 0,
-        };
-        self.link.settings().budget.hold(len as u64)
+        self.link.settings().budget.hold(answer_len(answered) as u64)
     }
 
     /// Ends the job. What is finished without an answer is added to `done`, for the caller to give back at once
@@ -132,6 +133,14 @@ impl Job {
         if !done.is_zero() {
             link.finish_messages(done);
         }
+    }
+}
+
+/// Octets of an answer.
+pub(crate) fn answer_len(answered: &Answered) -> usize {
+    match answered {
+        Ok(Some(value)) => value.payload.len(),
+        Ok(None) | Err(_) => 0,
     }
 }
 

@@ -91,7 +91,7 @@ impl Lane {
 
     async fn run(self: Arc<Self>) {
         loop {
-            let mut job = {
+            let job = {
                 let mut state = self.0.lock();
                 match state.waiting.pop_front() {
                     Some(job) => job,
@@ -104,7 +104,7 @@ impl Lane {
             // The handler's limit holds across its senders. The permits are never closed.
             let entry = job.entry.clone();
             let permit = entry.permits.acquire().await;
-            let answered = run_one(&mut job).await;
+            let (job, answered) = run_one(job).await;
             drop(permit);
             complete_with_room(job, answered).await;
         }

@@ -80,8 +80,8 @@ impl Stalled {
 
     async fn run(self: Arc<Self>, node: &Arc<Node>) {
         while let Some(job) = self.next() {
-            while job.needs_room() {
-                job.link.room().await;
+            while job.would_need_room() {
+                job.link.room(0).await;
             }
             self.run_job(node, job);
             tokio::task::yield_now().await;

@@ -516,6 +516,16 @@ impl Link {
         Some(self.ttl_ticks.load(Ordering::Relaxed)).filter(|ticks| *ticks > 0)
     }
 
+    /// Ticks since the socket last took an octet of ours, as far as this was asked before.
+    pub fn unsent_ticks(&self) -> u64 {
+        let now = self.ticks.now();
+        let mut shared = self.shared.lock();
+        if shared.sent_mark.0 != shared.written {
+            shared.sent_mark = (shared.written, now);
+        }
+        now.saturating_sub(shared.sent_mark.1)
+    }
+
     /// Octets received so far.
     pub fn received_len(&self) -> u64 {
         self.received_len.load(Ordering::Relaxed)
@@ -551,13 +561,6 @@ impl Link {
             shared.pong = Some(pong);
         }
         self.flush_now(shared);
-    }
-
-    /// Bytes of the peer's messages that are unfinished here.
-    pub fn unfinished_len(&self) -> u64 {
-        let shared = self.shared.lock();
-        let accounts = shared.received.iter().zip(&shared.receive_credit);
-        accounts.map(|(received, credit)| received.since(credit.finished()).bytes).sum()
     }
 
     /// Messages sent, and octets of any kind taken by the socket, since the last time this was asked.

@@ -484,15 +484,16 @@ impl Link {
         self.shared.lock().pong = Some(encoded);
     }
 
-    /// Whether an answer may be queued: the buffer is within its limit.
-    pub fn has_room(&self) -> bool {
-        self.shared.lock().has_room(self.settings.send_buffer_len_max)
+    /// Whether an answer of `len` octets may be queued: the buffer is within its limit. One that goes in parts waits
+    /// for others that do, and short ones pass between them.
+    pub fn has_room(&self, len: usize) -> bool {
+        self.shared.lock().has_room(len > PART_LEN, self.settings.send_buffer_len_max)
     }
 
-    /// Resolves when an answer may be queued, or the link has ended.
-    pub async fn room(&self) {
+    /// Resolves when an answer of `len` octets may be queued, or the link has ended.
+    pub async fn room(&self, len: usize) {
         let limit = self.settings.send_buffer_len_max;
-        self.wait_until(|shared| shared.has_room(limit)).await;
+        self.wait_until(|shared| shared.has_room(len > PART_LEN, limit)).await;
     }
 
     /// Resolves when all that was queued has been taken by the socket, or the link has ended.

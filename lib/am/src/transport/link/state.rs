@@ -112,6 +112,8 @@ pub(super) struct Shared {
     pub(super) ping_due: bool,
     /// When the peer was last seen to take what is sent, and how much it had taken then.
     pub(super) slow_mark: (Option<Instant>, u64),
+    /// What had been written when this was last looked at, and the tick in which it was seen to change.
+    pub(super) sent_mark: (u64, u64),
     /// Since when credit is owed.
     pub(super) owed_since_tick: u64,
     /// How many one-way messages may still be written by their sender in this tick.
@@ -159,6 +161,7 @@ impl Shared {
             pong: None,
             ping_due: false,
             slow_mark: (None, 0),
+            sent_mark: (0, 0),
             owed_since_tick: 0,
             burst_left: 0,
             burst_tick: 0,
@@ -322,9 +325,9 @@ impl Shared {
         self.account.cover_anyway(held);
     }
 
-    /// Whether an answer may be queued.
-    pub(super) fn has_room(&self, limit: usize) -> bool {
-        let waiting = self.waiting_len();
+    /// Whether an answer may be queued, `in_parts` or at once.
+    pub(super) fn has_room(&self, in_parts: bool, limit: usize) -> bool {
+        let waiting = if in_parts { self.waiting_len() } else { (self.queued - self.written) as usize };
         self.closed
             || (waiting <= limit
                 && (waiting as u64 <= COVERED_LEN_MIN || !self.account.budget().is_exhausted()))
