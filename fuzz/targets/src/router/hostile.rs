@@ -15,11 +15,11 @@ use dynamo_am::wire::zmtp::handshake::Role;
 use dynamo_am::wire::zmtp::mechanism::MechanismName;
 use dynamo_am::wire::zmtp::properties::{AmHello, push};
 
-use super::PAYLOAD_LEN_MAX;
 use super::ledger::Ledger;
+use super::{PAYLOAD_LEN_MAX, TICK};
 use crate::decoder::{Event, Reader};
 
-/// What may lie unread or unsent before the peer gives up writing.
+/// How often the peer tries again, the second half of it tick by tick, before it gives up.
 const PATIENCE: u32 = 200;
 /// The context of the last PING.
 const LAST: &[u8] = b"last";
@@ -102,29 +102,40 @@ impl Hostile {
         }
     }
 
-    /// Writes, and reads when the node takes no more, unless deaf. What the node does not take in a while is not
-    /// written: both ends would wait for ever.
+    /// Writes, and reads when the node takes no more, unless deaf. What the node does not take from a deaf peer, or
+    /// from one that owes it nothing and has calls waiting, is not written: both ends would wait for ever. From all
+    /// others it takes everything in a while.
     pub(super) async fn write(&mut self, mut octets: &[u8]) {
-        let mut patience = PATIENCE;
+        let mut tries = 0;
         while !octets.is_empty() && !self.is_over {
             match self.stream.writer.try_write(&[IoSlice::new(octets)]) {
                 Ok(count) => {
                     let (written, rest) = octets.split_at(count);
                     octets = rest;
+                    tries = 0;
                     self.place.pass(written);
                     let events = self.sent.push(written);
                     self.is_over |= events.contains(&Event::Lost);
                     events.iter().for_each(|event| self.ledger.sent(event));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && patience > 0 => {
-                    patience -= 1;
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && tries < PATIENCE => {
+                    tries += 1;
                     if !self.is_deaf {
                         self.read();
                     }
-                    tokio::task::yield_now().await;
+                    if tries < PATIENCE / 2 {
+                        tokio::task::yield_now().await;
+                    } else {
+                        tokio::time::sleep(TICK).await;
+                    }
                 }
                 // Half a message may have gone: nothing that follows would be understood.
-                Err(_) => self.is_over = true,
+                Err(error) => {
+                    let may_wait = self.is_deaf || self.ledger.is_open();
+                    let is_stuck = error.kind() == io::ErrorKind::WouldBlock && !may_wait;
+                    assert!(!is_stuck, "the node reads no more of a peer that reads all");
+                    self.is_over = true;
+                }
             }
         }
     }
