@@ -19,8 +19,10 @@ use super::ledger::Ledger;
 use super::{PAYLOAD_LEN_MAX, TICK};
 use crate::decoder::{Event, Reader};
 
-/// How often the peer tries again, the second half of it tick by tick, before it gives up.
-const PATIENCE: u32 = 200;
+/// The peer gives the node so many turns, and then so many ticks, before it gives up. That is less than until the
+/// node's next look for silence, which would wake what should have been woken long before.
+const TURNS: u32 = 100;
+const TICKS: u32 = 8;
 /// The context of the last PING.
 const LAST: &[u8] = b"last";
 const MIB: u64 = 1 << 20;
@@ -118,12 +120,12 @@ impl Hostile {
                     self.is_over |= events.contains(&Event::Lost);
                     events.iter().for_each(|event| self.ledger.sent(event));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && tries < PATIENCE => {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && tries < TURNS + TICKS => {
                     tries += 1;
                     if !self.is_deaf {
                         self.read();
                     }
-                    if tries < PATIENCE / 2 {
+                    if tries < TURNS {
                         tokio::task::yield_now().await;
                     } else {
                         tokio::time::sleep(TICK).await;
@@ -178,7 +180,7 @@ impl Hostile {
             // What was begun never ends, so neither does what is owed for it.
             self.is_over = true;
         }
-        for _ in 0..PATIENCE {
+        for _ in 0..TICKS {
             let mut ping = Vec::new();
             command::encode_ping(0, LAST, &mut ping);
             self.write(&ping).await;
