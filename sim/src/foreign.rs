@@ -215,8 +215,8 @@ impl Visitor {
                 asked.end(End::Broken("an answer without a header".to_owned()));
                 return Ok(());
             };
-            // Answers to what was given up come late.
-            if header.id == asked.number {
+            // Answers to what was given up come late, and nodes call whoever is there.
+            if header.id == asked.number && header.kind != Frame::Message {
                 asked.end(end_of(&header, &payload, asked.number, kind, &plan));
                 return Ok(());
             }

@@ -1,10 +1,12 @@
 //! One run: trouble, then peace, then the end; and what the oracle says of it.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use dynamo_am::NodeTables;
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use crate::calls;
@@ -67,6 +69,37 @@ fn hook_panics() {
     });
 }
 
+/// A run takes a fraction of a second; one that takes this long has nodes that answer themselves without end, so that
+/// simulated time stands still.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The runs that go on, and since when.
+static RUNNING: Mutex<BTreeMap<u64, std::time::Instant>> = Mutex::new(BTreeMap::new());
+
+/// Ends the process when a run does not end: there is no other way out of it.
+fn watch(seed: u64) {
+    static WATCHER: Once = Once::new();
+    RUNNING.lock().insert(seed, std::time::Instant::now());
+    WATCHER.call_once(|| {
+        std::thread::spawn(|| {
+            loop {
+                std::thread::sleep(Duration::from_secs(1));
+                let stuck = RUNNING
+                    .lock()
+                    .iter()
+                    .find(|(_, began)| began.elapsed() > PATIENCE)
+                    .map(|(seed, _)| *seed);
+                if let Some(seed) = stuck {
+                    println!(
+                        "seed {seed} violates 1 promises:\n  endless: it has not ended after {PATIENCE:?}"
+                    );
+                    std::process::exit(1);
+                }
+            }
+        });
+    });
+}
+
 /// Runs one seed from beginning to end.
 ///
 /// # Panics
@@ -75,6 +108,7 @@ fn hook_panics() {
 #[must_use]
 pub fn seed(seed: u64) -> Report {
     hook_panics();
+    watch(seed);
     PANICS.take();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -97,6 +131,7 @@ pub fn seed(seed: u64) -> Report {
         violations.push(format!("tasks: {tasks} are left when all nodes have ended"));
     }
     violations.extend(PANICS.take().into_iter().map(|panic| format!("panic: {panic}")));
+    RUNNING.lock().remove(&seed);
     Report { seed, violations, hash: hash(&entries), entries }
 }
 

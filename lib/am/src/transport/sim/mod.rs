@@ -58,7 +58,7 @@ pub enum NetEvent {
         /// What was done, in words.
         what: String,
     },
-    /// Nodes answer each other without end; their connections break.
+    /// Nodes answer each other without end; all connections break, and no new ones are made.
     Endless,
 }
 
@@ -102,11 +102,17 @@ struct Traffic {
     octets: u64,
     /// Writes at this very moment.
     now: Instant,
-    writes: u32,
+    writes_now: u32,
+    /// In all.
+    writes: u64,
+    /// The network has given up.
+    is_endless: bool,
 }
 
 /// So many writes at one moment mean that nodes answer each other without end, and the clock would stand still.
-const WRITES_AT_ONCE_MAX: u32 = 500_000;
+const WRITES_AT_ONCE_MAX: u32 = 200_000;
+/// So many in all do as well, over whatever time.
+const WRITES_MAX: u64 = 5_000_000;
 
 impl Net {
     fn tell(&self, event: &NetEvent) {
@@ -119,18 +125,20 @@ impl Net {
             let mut traffic = self.traffic.lock();
             traffic.octets += len as u64;
             if traffic.now != now {
-                (traffic.now, traffic.writes) = (now, 0);
+                (traffic.now, traffic.writes_now) = (now, 0);
             }
+            traffic.writes_now += 1;
             traffic.writes += 1;
-            if traffic.writes < WRITES_AT_ONCE_MAX {
-                return true;
+            if traffic.is_endless {
+                return false;
             }
-            traffic.writes == WRITES_AT_ONCE_MAX
+            traffic.is_endless = traffic.writes_now >= WRITES_AT_ONCE_MAX || traffic.writes >= WRITES_MAX;
+            traffic.is_endless
         };
         if is_first_too_many {
             self.tell(&NetEvent::Endless);
         }
-        false
+        !is_first_too_many
     }
 
     fn forget(&self, number: u64) {
@@ -155,7 +163,13 @@ impl SimNetwork {
     pub fn new(dice: Dice, rates: FaultRates, observer: Observer) -> Self {
         let (conns, listeners) = (BTreeMap::new(), BTreeMap::new());
         let state = Mutex::new(State { rates, dice, next_number: 1, conns, listeners });
-        let traffic = Mutex::new(Traffic { octets: 0, now: Instant::now(), writes: 0 });
+        let traffic = Mutex::new(Traffic {
+            octets: 0,
+            now: Instant::now(),
+            writes_now: 0,
+            writes: 0,
+            is_endless: false,
+        });
         Self(Arc::new(Net { state, observer, traffic }))
     }
 
@@ -172,6 +186,9 @@ impl SimNetwork {
     /// When nobody listens there, or the network says so.
     pub async fn dial(&self, from: IpAddr, to: SocketAddr) -> io::Result<ByteStream> {
         loop {
+            if self.0.traffic.lock().is_endless {
+                return Err(refused(to));
+            }
             let (wait, is_lost, is_refused) = {
                 let mut state = self.0.state.lock();
                 let rates = state.rates.clone();
