@@ -73,7 +73,11 @@ pub async fn visit(world: Arc<World>, number: u8) {
         };
         world.log.note(format!("{life:?}, a {manner:?}, visits {to}"));
         let until = Instant::now() + dice.millis(50, 3000);
-        let ended = timeout_at(until, visitor.stay(&mut dice)).await;
+        let ended = tokio::select! {
+            biased;
+            () = world.quiet.cancelled() => None,
+            ended = timeout_at(until, visitor.stay(&mut dice)) => ended.ok(),
+        };
         world.log.note(format!("{life:?} leaves: {ended:?}"));
         life.life += 1;
     }

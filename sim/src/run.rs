@@ -23,6 +23,10 @@ const PEACE: Duration = Duration::from_secs(10);
 const WORK_GAP: Duration = Duration::from_secs(2);
 /// What they had taken is done after this.
 const BACKLOG_MAX: Duration = Duration::from_secs(300);
+/// Calls of a probe, all at once; the fewest that can wait for an answer at once are three.
+const PROBES: usize = 3;
+/// Octets a second on a network on which nothing goes on, for each node: PINGs and PONGs.
+const QUIET_LEN_MAX: u64 = 20_000;
 /// How often that is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -132,6 +136,7 @@ async fn make_peace(world: &Arc<World>) {
         }
         let left = what_is_left(world);
         if silent.is_empty() && left.is_empty() {
+            be_quiet(world).await;
             return world.log.note("all is well");
         }
         // Work that was taken before is not trouble: handlers may go on with it.
@@ -146,6 +151,18 @@ async fn make_peace(world: &Arc<World>) {
     }
 }
 
+/// Nothing goes on, so next to nothing is sent.
+async fn be_quiet(world: &World) {
+    let before = world.net.octets();
+    sleep(Duration::from_secs(1)).await;
+    let sent = world.net.octets() - before;
+    if sent > QUIET_LEN_MAX * u64::from(world.scenario.slots()) {
+        world
+            .log
+            .wrong(format!("quiet: {sent} octets passed in a second in which nobody had anything to say"));
+    }
+}
+
 /// Whether a call from one to the other goes well, over any link that they have.
 async fn talks(world: &World, from: u8, to: u8) -> bool {
     let ends = [from, to].map(|slot| {
@@ -155,8 +172,18 @@ async fn talks(world: &World, from: u8, to: u8) -> bool {
     let [Some((life, client)), Some((target, _))] = ends else { return false };
     let version = if world.scenario.keeps_identity { 0 } else { target.life };
     let Some(peer) = client.peer(identity(to, version)) else { return false };
-    let end = calls::run(&world.log, life, &client, &peer, traffic::probe()).await;
-    end == End::Reply(true)
+    // Several at once, so that some wait for the credit of others.
+    let probes: Vec<_> = (0..PROBES)
+        .map(|_| {
+            let (log, client, peer) = (world.log.clone(), client.clone(), peer.clone());
+            tokio::spawn(async move { calls::run(&log, life, &client, &peer, traffic::probe()).await })
+        })
+        .collect();
+    let mut is_well = true;
+    for probe in probes {
+        is_well &= probe.await.is_ok_and(|end| end == End::Reply(true));
+    }
+    is_well
 }
 
 /// What is not empty, in words.

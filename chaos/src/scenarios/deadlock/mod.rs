@@ -75,6 +75,9 @@ struct Tick {
     by_peer: Refusals,
     /// The longest that any call took, in milliseconds.
     call_ms: f64,
+    /// The longest that a thread with nothing to do but to wait was kept waiting beyond its time, in milliseconds:
+    /// what the machine adds to all times here.
+    thread_late_ms: f64,
     /// Any other end.
     wrong: Option<String>,
 }
@@ -198,6 +201,7 @@ fn figures(sums: &Sums, nodes: usize, in_good_order: u64, form: Form) -> Result<
     sums.total.for_credit.report("for want of credit", late_percent_max, &mut figures);
     sums.total.by_peer.report("by the peer", late_percent_max, &mut figures);
     figures.add("call ended after, slowest", sums.total.call_ms, "ms", Limit::Free);
+    figures.add("a waiting thread was late by, at most", sums.total.thread_late_ms, "ms", Limit::Free);
     figures.count("calls answered", sums.total.answered, Limit::Free);
     figures.count("calls refused", sums.total.refused, Limit::Free);
     figures.count("one-way messages handled", sums.total.handled, Limit::Free);
@@ -217,6 +221,7 @@ impl Tick {
         self.for_credit.add(other.for_credit);
         self.by_peer.add(other.by_peer);
         self.call_ms = self.call_ms.max(other.call_ms);
+        self.thread_late_ms = self.thread_late_ms.max(other.thread_late_ms);
         self.wrong = self.wrong.take().or(other.wrong);
     }
 }

@@ -58,6 +58,8 @@ pub enum NetEvent {
         /// What was done, in words.
         what: String,
     },
+    /// Nodes answer each other without end; their connections break.
+    Endless,
 }
 
 /// Told of what happens on the network.
@@ -92,11 +94,43 @@ struct State {
 pub(crate) struct Net {
     state: Mutex<State>,
     observer: Observer,
+    traffic: Mutex<Traffic>,
 }
+
+/// What passes, for those who want it to be quiet.
+struct Traffic {
+    octets: u64,
+    /// Writes at this very moment.
+    now: Instant,
+    writes: u32,
+}
+
+/// So many writes at one moment mean that nodes answer each other without end, and the clock would stand still.
+const WRITES_AT_ONCE_MAX: u32 = 500_000;
 
 impl Net {
     fn tell(&self, event: &NetEvent) {
         (self.observer)(event);
+    }
+
+    /// Counts a write; `false` when there is no end of them.
+    fn count(&self, len: usize, now: Instant) -> bool {
+        let is_first_too_many = {
+            let mut traffic = self.traffic.lock();
+            traffic.octets += len as u64;
+            if traffic.now != now {
+                (traffic.now, traffic.writes) = (now, 0);
+            }
+            traffic.writes += 1;
+            if traffic.writes < WRITES_AT_ONCE_MAX {
+                return true;
+            }
+            traffic.writes == WRITES_AT_ONCE_MAX
+        };
+        if is_first_too_many {
+            self.tell(&NetEvent::Endless);
+        }
+        false
     }
 
     fn forget(&self, number: u64) {
@@ -121,7 +155,8 @@ impl SimNetwork {
     pub fn new(dice: Dice, rates: FaultRates, observer: Observer) -> Self {
         let (conns, listeners) = (BTreeMap::new(), BTreeMap::new());
         let state = Mutex::new(State { rates, dice, next_number: 1, conns, listeners });
-        Self(Arc::new(Net { state, observer }))
+        let traffic = Mutex::new(Traffic { octets: 0, now: Instant::now(), writes: 0 });
+        Self(Arc::new(Net { state, observer, traffic }))
     }
 
     /// The network as the node at `address` sees it.
@@ -188,6 +223,12 @@ impl SimNetwork {
                 conn.is_alive().then_some((number, conn.hosts))
             })
             .collect()
+    }
+
+    /// Octets written so far on all connections.
+    #[must_use]
+    pub fn octets(&self) -> u64 {
+        self.0.traffic.lock().octets
     }
 
     /// Something goes wrong with one connection, if it is still there.
