@@ -1,8 +1,8 @@
 //! Healthy peers of a node that others misuse: each calls it at a steady pace and expects its answers.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dynamo_am::{ActiveMessageManager, Peer, Raw};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::MissedTickBehavior;
 
 use super::PATIENCE;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::process::{Orders, Process, say, say_json};
 use crate::report::{Figures, Limit};
 use crate::scenario::block_on;
@@ -33,6 +33,7 @@ struct Tally {
     slowest_us: AtomicU64,
     health_answered: AtomicU64,
     health_slowest_us: AtomicU64,
+    first_failure: Mutex<Option<String>>,
 }
 
 /// What they have done since they were asked last.
@@ -43,6 +44,8 @@ struct Counts {
     slowest_us: u64,
     health_answered: u64,
     health_slowest_us: u64,
+    /// The first thing that went wrong.
+    first_failure: Option<String>,
 }
 
 /// Healthy peers of a node that is misused, and as many of one that nobody else knows: what slows both down is the
@@ -80,6 +83,12 @@ impl Healthy {
     pub(super) async fn report(&mut self, figures: &mut Figures) -> Result<()> {
         let found = counts(&mut self.peers).await?;
         let control = counts(&mut self.undisturbed).await?;
+        if let Some(failure) = &found.first_failure {
+            return Err(Failure::new(format!(
+                "healthy peers were harmed, {} times: {failure}",
+                found.failed
+            )));
+        }
         let ms = |us: u64| Duration::from_micros(us).as_secs_f64() * 1e3;
         let rate = |counts: &Counts| per_second(counts.answered, self.began.elapsed());
         figures.add("healthy peers' calls", rate(&found), "/s", Limit::Free);
@@ -143,7 +152,8 @@ async fn call_on(peer: Peer, tally: Arc<Tally>) {
                 tally.answered.fetch_add(1, Ordering::Relaxed);
                 tally.slowest_us.fetch_max(micros(began), Ordering::Relaxed);
             }
-            _ => drop(tally.failed.fetch_add(1, Ordering::Relaxed)),
+            Ok(_) => tally.fail("an answer that is wrong".to_owned()),
+            Err(error) => tally.fail(error.to_string()),
         }
     }
 }
@@ -154,10 +164,13 @@ async fn ask_for_health(peer: Peer, tally: Arc<Tally>) {
     loop {
         ticks.tick().await;
         let began = Instant::now();
-        let health = peer.call::<serde_json::Value>("_health_check", &()).await;
-        let is_ok = health.is_ok_and(|health| health["status"] == "ok");
-        tally.health_answered.fetch_add(is_ok.into(), Ordering::Relaxed);
-        tally.failed.fetch_add((!is_ok).into(), Ordering::Relaxed);
+        match peer.call::<serde_json::Value>("_health_check", &()).await {
+            Ok(health) if health["status"] == "ok" => {
+                tally.health_answered.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(health) => tally.fail(format!("the node says that it is {health}")),
+            Err(error) => tally.fail(error.to_string()),
+        }
         tally.health_slowest_us.fetch_max(micros(began), Ordering::Relaxed);
     }
 }
@@ -167,6 +180,11 @@ fn micros(began: Instant) -> u64 {
 }
 
 impl Tally {
+    fn fail(&self, what: String) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        self.first_failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(what);
+    }
+
     fn take(&self) -> Counts {
         Counts {
             answered: self.answered.swap(0, Ordering::Relaxed),
@@ -174,6 +192,7 @@ impl Tally {
             slowest_us: self.slowest_us.swap(0, Ordering::Relaxed),
             health_answered: self.health_answered.swap(0, Ordering::Relaxed),
             health_slowest_us: self.health_slowest_us.swap(0, Ordering::Relaxed),
+            first_failure: self.first_failure.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
 }
