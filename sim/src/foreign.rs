@@ -197,12 +197,9 @@ impl Visitor {
         }
         let until = Instant::now() + PATIENCE;
         loop {
-            let answer = match timeout_at(until, self.answer()).await {
-                Ok(answer) => answer,
-                Err(_) => {
-                    asked.end(End::Dropped);
-                    return Ok(());
-                }
+            let Ok(answer) = timeout_at(until, self.answer()).await else {
+                asked.end(End::Dropped);
+                return Ok(());
             };
             let (head, payload) = match answer {
                 Ok(answer) => answer,

@@ -73,7 +73,7 @@ impl Scenario {
         let mut rates = FaultRates::drawn(&mut dice);
         let mut node_faults = node_faults(&mut dice);
         if is_orderly {
-            (rates, node_faults) = (orderly_rates(rates), orderly_faults(node_faults, &mut dice));
+            (rates, node_faults) = (orderly_rates(&rates), orderly_faults(node_faults, &mut dice));
         }
         let limits: Vec<_> = {
             let are_alike = dice.per_mille(300);
@@ -169,7 +169,7 @@ fn node_faults(dice: &mut Dice) -> NodeFaults {
 }
 
 /// What is left of trouble when no connection ever fails.
-fn orderly_rates(rates: FaultRates) -> FaultRates {
+fn orderly_rates(rates: &FaultRates) -> FaultRates {
     FaultRates {
         stall: 0,
         cut: 0,
@@ -181,7 +181,7 @@ fn orderly_rates(rates: FaultRates) -> FaultRates {
         latency_ms: rates.latency_ms.min(5),
         jitter_ms: rates.jitter_ms.min(10),
         capacity_max: rates.capacity_max.max(4096),
-        ..rates
+        ..rates.clone()
     }
 }
 

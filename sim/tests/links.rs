@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use dynamo_am::transport::sim::{Dice, FaultRates, SimNetwork};
 use dynamo_am::{ActiveMessageManager, Handler, Limits, LinkEvent, LinkEvents, ManagerBuilder};
-use tokio::time::{advance, sleep};
+use dynamo_am_sim::pass;
+use tokio::time::advance;
 
 fn network(rates: FaultRates) -> SimNetwork {
     SimNetwork::new(Dice::new(7), rates, Box::new(|_| ()))
@@ -53,10 +54,10 @@ async fn a_process_that_was_stopped_for_long_takes_no_idle_link_for_dead() {
     let net = network(FaultRates::none());
     let (a, b) = (start(&net, 1).await, start(&net, 2).await);
     let peer = a.client().connect(endpoint(2)).await.unwrap();
-    sleep(Duration::from_secs(3)).await;
+    pass(Duration::from_secs(3)).await;
     let mut events = a.client().link_events();
     advance(Duration::from_secs(20)).await;
-    sleep(Duration::from_secs(5)).await;
+    pass(Duration::from_secs(5)).await;
     assert_eq!(a.client().myself().call::<u64>("double", &1u64).await.unwrap(), 2);
     assert_eq!(peer.call::<u64>("double", &2u64).await.unwrap(), 4);
     assert_eq!(ups_and_downs(&mut events).await, Vec::<bool>::new(), "the link was made anew");
@@ -71,7 +72,7 @@ async fn a_peer_that_is_left_and_met_again_at_once_is_down_and_then_up() {
     let mut events = a.client().link_events();
     a.client().disconnect(&peer).await;
     let again = a.client().connect(endpoint(2)).await.unwrap();
-    sleep(Duration::from_secs(10)).await;
+    pass(Duration::from_secs(10)).await;
     assert_eq!(ups_and_downs(&mut events).await, [false, true]);
     assert_eq!(again.call::<u64>("double", &1u64).await.unwrap(), 2);
     assert!(a.client().peer(b.instance_id()).is_some());
@@ -89,11 +90,11 @@ async fn a_peer_that_both_sides_dialled_is_dialled_again_by_the_side_whose_link_
     let (first, second) = tokio::join!(from.connect(endpoint(higher_host)), to.connect(endpoint(lower_host)));
     let peer = second.unwrap();
     drop(first.unwrap());
-    sleep(Duration::from_secs(2)).await;
+    pass(Duration::from_secs(2)).await;
     drop(lower);
-    sleep(Duration::from_millis(500)).await;
+    pass(Duration::from_millis(500)).await;
     let again = start(&net, lower_host).await;
-    sleep(Duration::from_secs(10)).await;
+    pass(Duration::from_secs(10)).await;
     assert_eq!(peer.call::<u64>("double", &4u64).await.unwrap(), 8);
     drop(again);
 }
@@ -105,7 +106,7 @@ async fn two_dials_at_once_leave_one_link() {
     let client = a.client();
     let (first, second) = tokio::join!(client.connect(endpoint(2)), client.connect(endpoint(2)));
     assert_eq!(first.unwrap().instance_id(), second.unwrap().instance_id());
-    sleep(Duration::from_secs(10)).await;
+    pass(Duration::from_secs(10)).await;
     for node in [&a, &b] {
         let links: Vec<_> = node.tables().peers.into_iter().map(|(_, links)| links).collect();
         assert_eq!(links, [1]);
@@ -120,11 +121,11 @@ async fn a_redial_that_is_given_up_forgets_no_peer_that_came_meanwhile() {
     let instance = b.instance_id();
     drop(b);
     // The pauses between redials have grown to seconds by then.
-    sleep(Duration::from_secs(20)).await;
+    pass(Duration::from_secs(20)).await;
     a.client().disconnect(&peer).await;
     let b = start(&net, 2).await;
     a.client().connect(endpoint(2)).await.unwrap();
-    sleep(Duration::from_secs(20)).await;
+    pass(Duration::from_secs(20)).await;
     assert!(a.client().peer(instance).is_some(), "the old redial took the new peer out");
     drop(b);
 }

@@ -35,8 +35,8 @@
 //!
 //! Nothing is ever resent: each message is handled at most once. [`CallError`] tells whether the handler can have
 //! run ([`is_retry_safe`](CallError::is_retry_safe)) and whether trying again can help
-//! ([`is_transient`](CallError::is_transient)); [`Retry`] tries again where both say so. Every call has a deadline (30 s unless it says otherwise), which
-//! travels with it and which nested calls inherit.
+//! ([`is_transient`](CallError::is_transient)); [`Retry`] tries again where both say so. Every call has a deadline
+//! (30 s unless it says otherwise), which travels with it and which nested calls inherit.
 //!
 //! # What dropping a future does on the wire
 //!

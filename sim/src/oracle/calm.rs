@@ -1,7 +1,7 @@
 //! Where nothing goes wrong, nothing fails: what was sent is handled, and what was asked is answered.
 
 use super::{Joined, Message};
-use crate::log::{End, Event};
+use crate::log::End;
 use crate::message::{Kind, Mode, Outcome};
 
 pub(super) fn judge(joined: &Joined<'_>, violations: &mut Vec<String>) {
@@ -60,10 +60,9 @@ fn orderly(joined: &Joined<'_>, violations: &mut Vec<String>) {
 
 /// Whether its own node went meanwhile, or the other went before its handlers had ended, which its own limit allows.
 fn is_hasty(joined: &Joined<'_>, message: &Message) -> bool {
-    joined.entries.iter().any(|entry| {
-        let Event::Stopped(life, how) = &entry.event else { return false };
-        let is_hasty_other = joined.instance(*life) == Some(&message.to) && !how.contains("Ok(())");
-        (*life == message.by || is_hasty_other) && entry.at >= message.place.at
+    joined.stopped.iter().any(|(life, place, is_well)| {
+        let is_hasty_other = !is_well && joined.instance(*life) == Some(&message.to);
+        (*life == message.by || is_hasty_other) && place.at >= message.place.at
     }) || matches!(message.kind, Kind::Never | Kind::Nested)
 }
 

@@ -10,10 +10,8 @@ pub(super) fn judge(joined: &Joined<'_>, violations: &mut Vec<String>) {
     let mut up: BTreeMap<(Life, &str), bool> = BTreeMap::new();
     for entry in joined.entries {
         match &entry.event {
-            Event::Up(life, peer) => {
-                if up.insert((*life, peer), true) == Some(true) {
-                    violations.push(format!("events: {life:?} was told twice that {peer} is up"));
-                }
+            Event::Up(life, peer) if up.insert((*life, peer), true) == Some(true) => {
+                violations.push(format!("events: {life:?} was told twice that {peer} is up"));
             }
             Event::Down(life, peer, reason) => {
                 if up.insert((*life, peer), false) != Some(true) {

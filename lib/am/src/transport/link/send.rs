@@ -246,8 +246,7 @@ impl Link {
             LARGE => shared.send_credit[ORDINARY].can_start() && shared.send_credit[LARGE].can_start(),
             // However much a peer grants, no more waits for it than it could have unfinished with us.
             _ => {
-                shared.send_credit[ORDINARY].can_start()
-                    && shared.waiting_len() < self.settings.output_len_max
+                shared.send_credit[ORDINARY].can_start() && shared.queued_len() < self.settings.output_len_max
             }
         };
         if open && shared.covers(payload_len) { Ok(()) } else { Err(SendError::Full) }
