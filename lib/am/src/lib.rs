@@ -93,6 +93,8 @@ pub use api::{
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{BindError, ConnectAttempt, ConnectError, RegisterError, StartError};
 pub use id::{Incarnation, InstanceId, InstanceIdError};
+#[cfg(feature = "test-util")]
+pub use inspect::{LinkTables, NodeTables};
 pub use limits::Limits;
 #[cfg(feature = "runtime")]
 pub use runtime::{
@@ -101,8 +103,6 @@ pub use runtime::{
     registry::{HandlerEvent, HandlerEvents},
     shutdown::ShutdownError,
 };
-#[cfg(feature = "test-util")]
-pub use inspect::{LinkTables, NodeTables};
 #[cfg(feature = "test-util")]
 pub use test_node::{TestNode, TestNodeError};
 pub use wire::codes::{Codec, DeliveryMode};
