@@ -29,7 +29,7 @@ pub(crate) async fn run(node: Arc<Node>) {
     let mut idle_ticks = 0;
     let mut rest = Duration::ZERO;
     let silence_interval = silence_interval(&node);
-    let mut heap = Heap::new(last);
+    let mut heap = Heap::new();
     loop {
         let is_idle = idle_ticks >= IDLE_AFTER_TICKS;
         let pace = if is_idle { IDLE_TICK.min(silence_interval) } else { TICK };
@@ -76,7 +76,7 @@ pub(crate) async fn run(node: Arc<Node>) {
                 node.counters.bytes_sent.increment(octets);
             }
         }
-        heap.look(&node, now);
+        heap.look(&node);
         node.handler_waiters.expire(now);
         idle_ticks = if busy { 0 } else { idle_ticks.saturating_add(1) };
         if now.duration_since(silence_checked) >= silence_interval {
@@ -99,11 +99,13 @@ struct Heap {
 }
 
 impl Heap {
-    fn new(now: Instant) -> Self {
-        Self { base_len: u64::MAX, last_len: 0, looked: now }
+    fn new() -> Self {
+        Self { base_len: u64::MAX, last_len: 0, looked: Instant::now() }
     }
 
-    fn look(&mut self, node: &Node, now: Instant) {
+    /// Goes by real time, as the heap is no part of a simulation, where a look each second would cost more than all else.
+    fn look(&mut self, node: &Node) {
+        let now = Instant::now();
         if now.duration_since(self.looked) < HEAP_LOOK_INTERVAL {
             return;
         }
