@@ -1,7 +1,7 @@
 //! Gives the process's heap back to the system after a burst: [`HeapWatch`].
 //!
-//! It looks at what is free in the heap, on a thread that may block, since looking takes the heap's locks. It goes by real
-//! time, as the heap does, whatever a simulation makes of the runtime's clock.
+//! It looks at what is free in the heap, on a thread that may block, since looking takes the heap's locks. It goes by
+//! real time, as the heap does, whatever a simulation makes of the runtime's clock.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
