@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::handler::Handler;
 use super::link_event::LinkEvents;
 use crate::clock;
 use crate::endpoint::Endpoint;
-use crate::error::ConnectError;
+use crate::error::{ConnectError, RegisterError};
 use crate::id::{Incarnation, InstanceId};
 use crate::proto::outgoing::{Outgoing, PayloadSource};
 use crate::proto::pending::{Outcome, ReceiptReply};
@@ -120,6 +121,8 @@ pub(crate) fn millis(duration: Duration) -> u32 {
 pub(crate) trait Port: Send + Sync + fmt::Debug {
     /// Which peer.
     fn instance(&self) -> InstanceId;
+    /// Which start of it.
+    fn incarnation(&self) -> Incarnation;
     /// Puts a message into the send buffer, or says why not.
     fn try_send(&self, message: &Outgoing<'_>) -> Result<Ticket, PortError>;
     /// The same, waiting for credit or a link up to the message's deadline. Dropped, it has sent nothing.
@@ -165,4 +168,7 @@ pub(crate) trait NodePort: Send + Sync + fmt::Debug {
     fn peer(&self, instance: InstanceId) -> Option<Arc<dyn Port>>;
     fn disconnect(&self, instance: InstanceId) -> BoxFuture<'static, ()>;
     fn link_events(&self) -> LinkEvents;
+    fn register(&self, handler: Handler) -> Result<(), RegisterError>;
+    fn unregister(&self, name: &str) -> bool;
+    fn spawn(&self, task: BoxFuture<'static, ()>);
 }

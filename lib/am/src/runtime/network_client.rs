@@ -7,11 +7,13 @@ use super::accept::{check_identity, is_same_start};
 use super::link_task::{Origin, Shaken, retire, start_link};
 use super::node::Node;
 use super::peer::PeerCore;
+use super::registry::register;
+use crate::api::handler::Handler;
 use crate::api::link_event::{LinkEvent, LinkEvents};
 use crate::api::port::{BoxFuture, NodePort, Port, PortError, Probe};
 use crate::clock;
 use crate::endpoint::Endpoint;
-use crate::error::{ConnectAttempt, ConnectError};
+use crate::error::{ConnectAttempt, ConnectError, RegisterError};
 use crate::id::{Incarnation, InstanceId};
 use crate::proto::budget::Grant;
 use crate::transport::handshake::{ShakeError, Shaking, ping};
@@ -416,6 +418,21 @@ impl NodePort for NodeHandle {
             peer.give_up(PortError::Gone("disconnected on request".to_owned()));
             node.peers.write().remove(&instance);
         })
+    }
+
+    fn register(&self, handler: Handler) -> Result<(), RegisterError> {
+        let node = self.alive().ok_or(RegisterError::NodeStopped)?;
+        register(&node, handler)
+    }
+
+    fn unregister(&self, name: &str) -> bool {
+        self.alive().is_some_and(|node| node.registry.unregister(name))
+    }
+
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        if let Some(node) = self.alive() {
+            node.spawner.spawn(task);
+        }
     }
 
     fn link_events(&self) -> LinkEvents {
