@@ -1,5 +1,6 @@
 //! The calling side: [`Client`] finds peers, [`Peer`] is one of them.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -234,6 +235,21 @@ impl Client {
     /// Begins a message to the handler of that name, fire-and-forget unless said otherwise.
     pub fn active_message<'a>(&self, handler: &'a str) -> MessageBuilder<'a, FireAndForget, NoPayload> {
         MessageBuilder::new(handler, self.scope.clone(), self.node.clone())
+    }
+
+    /// The same client, whose calls inherit nothing.
+    pub(crate) fn root(&self) -> Self {
+        Self { node: self.node.clone(), scope: Scope::Root }
+    }
+
+    /// What [`share`](Self::share) was given under this key, if it is still alive.
+    pub(crate) fn shared(&self, key: &str) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.node.shared(key)
+    }
+
+    /// Lets all clients of the node find a value, as long as somebody else keeps it alive.
+    pub(crate) fn share(&self, key: String, value: &Arc<dyn Any + Send + Sync>) {
+        self.node.share(key, value);
     }
 
     fn peer_of(&self, port: Arc<dyn Port>) -> Peer {

@@ -1,5 +1,6 @@
 //! What clients and contexts need of the runtime, as traits that it implements.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -171,4 +172,6 @@ pub(crate) trait NodePort: Send + Sync + fmt::Debug {
     fn register(&self, handler: Handler) -> Result<(), RegisterError>;
     fn unregister(&self, name: &str) -> bool;
     fn spawn(&self, task: BoxFuture<'static, ()>);
+    fn shared(&self, key: &str) -> Option<Arc<dyn Any + Send + Sync>>;
+    fn share(&self, key: String, value: &Arc<dyn Any + Send + Sync>);
 }

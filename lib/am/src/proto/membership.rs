@@ -343,6 +343,12 @@ impl Membership {
         members
     }
 
+    /// Whether it has a rank or stands by.
+    #[must_use]
+    pub fn is_member(&self, worker: InstanceId) -> bool {
+        self.members.contains_key(&worker)
+    }
+
     /// The start of a member that is there.
     #[must_use]
     pub fn start_of(&self, worker: InstanceId) -> Option<Incarnation> {

@@ -1,7 +1,11 @@
 //! Making links by dialling, and the node as its clients see it. Its counterparts are `accept` and `redial`.
 
+use std::any::Any;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::accept::{check_identity, is_same_start};
 use super::link_task::{Origin, Shaken, retire, start_link};
@@ -313,6 +317,8 @@ pub(crate) struct NodeHandle {
     incarnation: Incarnation,
     request_timeout: Duration,
     gone: Arc<PeerCore>,
+    /// What the node's clients share, by key.
+    shared: Mutex<BTreeMap<String, Weak<dyn Any + Send + Sync>>>,
 }
 
 impl NodeHandle {
@@ -325,6 +331,7 @@ impl NodeHandle {
             incarnation: node.incarnation,
             request_timeout: node.limits.request_timeout,
             gone: Arc::new(gone),
+            shared: Mutex::default(),
         }
     }
 
@@ -433,6 +440,16 @@ impl NodePort for NodeHandle {
         if let Some(node) = self.alive() {
             node.spawner.spawn(task);
         }
+    }
+
+    fn shared(&self, key: &str) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.shared.lock().get(key).and_then(Weak::upgrade)
+    }
+
+    fn share(&self, key: String, value: &Arc<dyn Any + Send + Sync>) {
+        let mut shared = self.shared.lock();
+        shared.retain(|_, value| value.strong_count() > 0);
+        shared.insert(key, Arc::downgrade(value));
     }
 
     fn link_events(&self) -> LinkEvents {
