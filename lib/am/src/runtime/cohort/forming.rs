@@ -22,7 +22,7 @@ pub(crate) fn join_handler(core: &Arc<Core>) -> Handler {
     let weak = Arc::downgrade(core);
     Handler::unary(join_name(&core.settings.name), move |cx, join: Join| {
         let core = weak.upgrade();
-        async move { Ok(handle_join(&core.ok_or_else(gone)?, &cx, &join)) }
+        async move { handle_join(&core.ok_or_else(gone)?, &cx, &join) }
     })
     .limit(core.settings.limits.joins_max)
 }
@@ -46,7 +46,7 @@ fn gone() -> HandlerError {
     HandlerError::msg("the cohort has ended")
 }
 
-fn handle_join(core: &Arc<Core>, cx: &ActiveMessageContext, join: &Join) -> JoinAnswer {
+fn handle_join(core: &Arc<Core>, cx: &ActiveMessageContext, join: &Join) -> Result<JoinAnswer, HandlerError> {
     let sender = cx.sender();
     let worker = sender.instance_id();
     let request = JoinRequest {
@@ -56,12 +56,15 @@ fn handle_join(core: &Arc<Core>, cx: &ActiveMessageContext, join: &Join) -> Join
         endpoints: sender.endpoints().to_vec(),
         is_local: sender.is_local(),
     };
-    let joined = if sender.is_foreign() {
-        Err(JoinRefusal::NotANode)
-    } else {
-        take_in(core, &request, sender.incarnation(), join.relays, false)
+    let joined = match core.client.peer(worker) {
+        _ if sender.is_foreign() => Err(JoinRefusal::NotANode),
+        Some(peer) => {
+            let known = Worker { peer, relays: join.relays, is_named: false };
+            take_in(core, &request, sender.incarnation(), known)
+        }
+        None => return Err(HandlerError::msg("the link was lost; ask again")),
     };
-    match joined {
+    Ok(match joined {
         Ok(place) => JoinAnswer::Joined(Joined {
             rank: place.rank,
             size: core.settings.size,
@@ -70,7 +73,7 @@ fn handle_join(core: &Arc<Core>, cx: &ActiveMessageContext, join: &Join) -> Join
             barriers: core.read(|book| book.barriers),
         }),
         Err(refusal) => JoinAnswer::Refused((&refusal).into()),
-    }
+    })
 }
 
 /// Takes a worker in, or back.
@@ -78,20 +81,17 @@ fn take_in(
     core: &Arc<Core>,
     request: &JoinRequest,
     start: Incarnation,
-    relays: bool,
-    is_named: bool,
+    known: Worker,
 ) -> Result<Place, JoinRefusal> {
     let worker = request.worker;
     let joined = admitted(core, request).and_then(|assigned| {
-        // A context's client has the deadline of its call; this one stays.
-        let peer = core.client.peer(worker).ok_or(JoinRefusal::Closed)?;
         let candidate = Candidate { worker, start, rank: request.rank, is_spare: request.is_spare, assigned };
         core.update(|book| {
             if book.phase != Phase::Running {
                 return Err(JoinRefusal::Closed);
             }
             let place = book.membership.join(candidate)?;
-            book.workers.insert(worker, Worker { peer, relays, is_named });
+            book.workers.insert(worker, known);
             Ok(place)
         })
     });
@@ -270,7 +270,9 @@ impl LeaderWorkerCohort {
         let endpoints = peer.endpoints();
         let is_local = endpoints.iter().all(crate::endpoint::Endpoint::is_loopback);
         let request = JoinRequest { worker, rank, is_spare: false, endpoints, is_local };
-        let place = take_in(core, &request, peer.incarnation(), false, true)?;
+        let start = peer.incarnation();
+        let known = Worker { peer, relays: false, is_named: true };
+        let place = take_in(core, &request, start, known)?;
         Ok(MemberInfo { rank: place.rank, worker, is_present: true })
     }
 

@@ -93,6 +93,8 @@ pub(crate) struct Inner {
     options: JoinOptions,
     standing: watch::Sender<Standing>,
     stop: CancellationToken,
+    /// Held while the leader is asked: joining and leaving do not cross.
+    asking: tokio::sync::Mutex<()>,
     /// Members that calls were handed on to, and that were dialled for it.
     pub(crate) dialled: Mutex<Vec<Peer>>,
 }
@@ -162,6 +164,7 @@ async fn join(client: &Client, leader: Peer, options: JoinOptions) -> Result<Wor
         options,
         standing: watch::channel(Standing::default()).0,
         stop: CancellationToken::new(),
+        asking: tokio::sync::Mutex::default(),
         dialled: Mutex::default(),
     });
     // From here on, so that no loss of the leader falls in a gap.
@@ -188,9 +191,19 @@ async fn join(client: &Client, leader: Peer, options: JoinOptions) -> Result<Wor
 }
 
 impl Inner {
-    /// Asks the leader to be taken in, or back.
+    /// Asks the leader to be taken in, or back; nothing if the membership is over.
     async fn join_again(&self) -> Result<(), JoinError> {
+        let _turn = self.asking.lock().await;
+        if self.has_ended() {
+            return Ok(());
+        }
         let Joined { rank, size, token, grace_ms, barriers } = self.ask(&self.options).await?;
+        if self.has_ended() {
+            // The last handle was dropped meanwhile, and its word may have come first.
+            let leave = Leave { is_failure: false };
+            let _ = self.leader.confirm(&leave_name(&self.options.cohort), &leave).await;
+            return Ok(());
+        }
         self.standing.send_modify(|standing| {
             standing.rank = rank;
             standing.size = size;
@@ -209,6 +222,23 @@ impl Inner {
         match self.leader.call::<JoinAnswer>(&join_name(&options.cohort), &join).await? {
             JoinAnswer::Joined(joined) => Ok(joined),
             JoinAnswer::Refused(refusal) => Err(JoinError::Refused(refusal.into())),
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.standing.borrow().end.is_some()
+    }
+
+    /// Whether the leader has this worker back, if it is there.
+    async fn go_back(&self) -> Result<bool, JoinRefusal> {
+        if !self.leader.is_connected() {
+            return Ok(false);
+        }
+        match self.join_again().await {
+            Ok(()) => Ok(true),
+            Err(JoinError::Refused(refusal)) => Err(refusal),
+            // It is gone again, or does not lead yet.
+            Err(_) => Ok(false),
         }
     }
 
@@ -289,49 +319,51 @@ async fn watch_leader(
 ) {
     let mut lost_at: Option<Instant> = None;
     // The link may have been lost before this began.
-    let mut check = true;
+    let mut look = weak.upgrade().is_some_and(|inner| !inner.leader.is_connected());
     loop {
         let Some(inner) = weak.upgrade() else { return };
-        let grace = inner.standing.borrow().grace;
-        if std::mem::take(&mut check) {
-            if inner.leader.is_connected() {
-                match inner.join_again().await {
-                    Ok(()) => lost_at = None,
-                    Err(JoinError::Refused(refusal)) => {
-                        return inner.end(MembershipEnd::NotTakenBack(refusal));
-                    }
-                    // It is gone again, or does not lead yet.
-                    Err(_) => lost_at = lost_at.or_else(|| Some(clock::now())),
-                }
-            } else {
-                lost_at = lost_at.or_else(|| Some(clock::now()));
-            }
+        if std::mem::take(&mut look) {
+            lost_at = match inner.go_back().await {
+                Ok(true) => None,
+                Ok(false) => lost_at.or_else(|| Some(clock::now())),
+                Err(refusal) => return inner.end(MembershipEnd::NotTakenBack(refusal)),
+            };
         }
+        let given_up_at = lost_at.map(|at| at + inner.standing.borrow().grace);
         drop(inner);
-        let given_up = async {
-            match lost_at {
-                Some(at) => tokio::time::sleep_until((at + grace).into()).await,
+        // A leader that is linked and gave no answer is asked again; of a new link there is an event.
+        let wakes_at = given_up_at.map(|at| at.min(clock::now() + ASK_AGAIN));
+        let timer = async {
+            match wakes_at {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
                 None => std::future::pending().await,
             }
         };
-        let event = tokio::select! {
+        tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            () = given_up => None,
-            event = events.next() => event,
-        };
-        match event {
-            Some(LinkEvent::Down { peer, .. } | LinkEvent::Up { peer, .. }) if peer == leader => check = true,
-            Some(LinkEvent::Missed(_)) => check = true,
-            Some(LinkEvent::Replaced { old, .. }) if old == leader => break,
-            Some(_) => {}
-            None => break,
+            event = events.next() => match event {
+                Some(LinkEvent::Down { peer, .. } | LinkEvent::Up { peer, .. }) if peer == leader => look = true,
+                Some(LinkEvent::Missed(_)) => look = true,
+                Some(LinkEvent::Replaced { old, .. }) if old == leader => break,
+                Some(_) => {}
+                None => break,
+            },
+            () = timer => {
+                if given_up_at.is_some_and(|at| at <= clock::now()) {
+                    break;
+                }
+                look = true;
+            }
         }
     }
     if let Some(inner) = weak.upgrade() {
         inner.end(MembershipEnd::LeaderLost);
     }
 }
+
+/// A worker that was not taken back, and not refused, asks again after so long.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 impl WorkerMembership {
     /// The cohort's name.
@@ -390,6 +422,7 @@ impl WorkerMembership {
     pub async fn leave(self) {
         let inner = &self.owner.inner;
         inner.end(MembershipEnd::Left);
+        let _turn = inner.asking.lock().await;
         let leave = Leave { is_failure: false };
         let told = inner.leader.confirm(&leave_name(&inner.options.cohort), &leave).await;
         self.owner.is_told.store(told.is_ok(), Ordering::Relaxed);
