@@ -362,6 +362,8 @@ pub(crate) fn relay_handler(name: &str, inner: &Arc<Inner>) -> Handler {
             }
             // One-way messages carry the leader's deadline as well.
             let left = cx.time_left();
+            // Who waits for others must answer in time for those who were fast.
+            let left = left.saturating_sub((left / MARGIN_PART).min(MARGIN_MAX));
             Ok(hand_on(&inner, &name, &relay, left).await)
         }
     })
@@ -463,6 +465,11 @@ async fn reach(inner: &Arc<Inner>, target: &Target) -> Result<Peer, String> {
     }
     Err(last)
 }
+
+/// Each who hands on keeps this part of the time that is left, to answer with what there is.
+const MARGIN_PART: u32 = 10;
+/// And no more than this.
+const MARGIN_MAX: Duration = Duration::from_millis(50);
 
 /// A member is tried at so many of its endpoints.
 const ENDPOINTS_MAX: usize = 8;
