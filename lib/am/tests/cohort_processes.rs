@@ -464,7 +464,7 @@ async fn a_killed_leader_is_noticed_by_its_workers() {
 #[tokio::test]
 async fn a_stopped_worker_is_noticed_by_its_silence_and_has_its_rank_back_when_it_goes_on() {
     let builder = LeaderWorkerCohort::builder().size(2).grace(PATIENCE);
-    let mut crew = Crew::with(builder, 2).await;
+    let crew = Crew::with(builder, 2).await;
     crew.workers[1].signal("-STOP").await;
     let slots = crew.pids().await;
     assert!(slots[0].is_ok());

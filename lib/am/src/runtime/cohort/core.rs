@@ -124,6 +124,15 @@ pub(crate) struct Worker {
     pub(crate) relays: bool,
     /// The leader named it by its endpoint: it knows nothing of the cohort.
     pub(crate) is_named: bool,
+    /// Where it listens, as those are told who hand on: endpoints with spaces between; empty when nowhere.
+    pub(crate) endpoints: Arc<str>,
+}
+
+impl Worker {
+    pub(crate) fn new(peer: Peer, relays: bool, is_named: bool) -> Self {
+        let endpoints: Vec<_> = peer.endpoints().iter().map(ToString::to_string).collect();
+        Self { peer, relays, is_named, endpoints: endpoints.join(" ").into() }
+    }
 }
 
 #[derive(Debug)]
@@ -270,13 +279,13 @@ impl Core {
 
     /// The error of calls to a cohort that stands no more.
     pub(crate) fn over(&self, book: &Book) -> Result<(), CohortError> {
-        let cohort = self.settings.name.clone();
+        let cohort = || self.settings.name.clone();
         match &book.phase {
             Phase::Running => Ok(()),
             Phase::Failed(reason) => {
-                Err(CohortError::Failed { cohort, reason: reason.clone(), maybe_executed: false })
+                Err(CohortError::Failed { cohort: cohort(), reason: reason.clone(), maybe_executed: false })
             }
-            Phase::Ending | Phase::Ended => Err(CohortError::Ended { cohort }),
+            Phase::Ending | Phase::Ended => Err(CohortError::Ended { cohort: cohort() }),
         }
     }
 

@@ -59,7 +59,7 @@ fn handle_join(core: &Arc<Core>, cx: &ActiveMessageContext, join: &Join) -> Resu
     let joined = match core.client.peer(worker) {
         _ if sender.is_foreign() => Err(JoinRefusal::NotANode),
         Some(peer) => {
-            let known = Worker { peer, relays: join.relays, is_named: false };
+            let known = Worker::new(peer, join.relays, false);
             take_in(core, &request, sender.incarnation(), known)
         }
         None => return Err(HandlerError::msg("the link was lost; ask again")),
@@ -160,7 +160,7 @@ fn welcome_back(core: &Arc<Core>, worker: InstanceId) {
     let candidate =
         Candidate { worker, start: peer.incarnation(), rank, is_spare: rank.is_none(), assigned: None };
     let _ = core.update(|book| {
-        book.workers.insert(worker, Worker { peer, ..known });
+        book.workers.insert(worker, Worker::new(peer, known.relays, true));
         book.membership.join(candidate)
     });
 }
@@ -271,7 +271,7 @@ impl LeaderWorkerCohort {
         let is_local = endpoints.iter().all(crate::endpoint::Endpoint::is_loopback);
         let request = JoinRequest { worker, rank, is_spare: false, endpoints, is_local };
         let start = peer.incarnation();
-        let known = Worker { peer, relays: false, is_named: true };
+        let known = Worker::new(peer, false, true);
         let place = take_in(core, &request, start, known)?;
         Ok(MemberInfo { rank: place.rank, worker, is_present: true })
     }

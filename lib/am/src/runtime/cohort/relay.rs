@@ -6,10 +6,12 @@
 //! **Invariant**: a rank's request runs at most once. When a worker fails that others depend on, the leader calls
 //! those ranks itself if their requests cannot have run, or are declared idempotent.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join, join_all};
 use futures_util::stream::FuturesUnordered;
@@ -18,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::answer::{Answer, Call, Done, Encoded, RelayMode, Sent, Undecoded, Value};
 use super::call::{Terms, on_rank};
 use super::collective::{Slots, all_unless_failed, flat};
-use super::core::Core;
+use super::core::{Core, Worker};
 use super::error::CohortError;
 use super::tree::branches;
 use super::words::{Octets, relay_name};
@@ -34,13 +36,13 @@ use crate::wire::codes::{Codec, NackCode};
 
 /// A call for several ranks. The first target is the receiver.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Relay {
-    token: String,
-    handler: String,
+struct Relay<'a> {
+    token: Cow<'a, str>,
+    handler: Cow<'a, str>,
     mode: RelayMode,
     /// The request of all, where all have the same.
     shared: Option<RequestWord>,
-    targets: Vec<Target>,
+    targets: Vec<Target<'a>>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -50,10 +52,12 @@ struct RequestWord {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Target {
+struct Target<'a> {
     rank: usize,
-    worker: String,
-    endpoints: Vec<String>,
+    /// The octets of its instance id.
+    worker: Octets,
+    /// With spaces between.
+    endpoints: Cow<'a, str>,
     request: Option<RequestWord>,
 }
 
@@ -155,7 +159,7 @@ pub(crate) async fn down_the_tree<A: Answer>(
         };
         if len > core.settings.limits.branch_len_max {
             core.reached("branch_len_max");
-            direct.extend(branch.iter().map(|leg| (leg.target.rank, leg.call.clone())));
+            direct.extend(branch.iter().map(|leg| (leg.rank, leg.call.clone())));
             continue;
         }
         running.push(down_branch(core, branch, shared.as_ref(), terms).boxed());
@@ -168,9 +172,9 @@ pub(crate) async fn down_the_tree<A: Answer>(
 /// A rank's way down the tree.
 #[derive(Debug, Clone)]
 struct Leg {
-    target: Target,
-    worker: InstanceId,
-    peer: Peer,
+    rank: usize,
+    id: InstanceId,
+    worker: Worker,
     call: Call,
 }
 
@@ -182,12 +186,9 @@ fn split(core: &Core, calls: Vec<(usize, Call)>) -> (Vec<Leg>, Vec<(usize, Call)
             Holder::Present { worker, .. } => book.workers.get(&worker).map(|known| (worker, known.clone())),
             _ => None,
         });
-        let endpoints = worker.as_ref().map(|(_, known)| known.peer.endpoints()).unwrap_or_default();
         match worker {
-            Some((worker, known)) if known.relays && !endpoints.is_empty() => {
-                let endpoints = endpoints.iter().map(ToString::to_string).collect();
-                let target = Target { rank, worker: worker.to_string(), endpoints, request: None };
-                handed_on.push(Leg { target, worker, peer: known.peer, call });
+            Some((id, worker)) if worker.relays && !worker.endpoints.is_empty() => {
+                handed_on.push(Leg { rank, id, worker, call });
             }
             _ => direct.push((rank, call)),
         }
@@ -216,23 +217,23 @@ async fn down_branch<A: Answer>(
 ) -> Slots<A> {
     let [first, rest @ ..] = branch else { return Vec::new() };
     if rest.is_empty() {
-        return flat(core, vec![(first.target.rank, first.call.clone())], terms).await;
+        return flat(core, vec![(first.rank, first.call.clone())], terms).await;
     }
     let relay = Relay {
-        token: core.token.clone(),
-        handler: first.call.handler.to_string(),
+        token: core.token.as_str().into(),
+        handler: (*first.call.handler).into(),
         mode: A::MODE,
         shared: shared.map(RequestWord::from),
-        targets: branch.iter().map(|leg| leg.target_with(shared.is_none())).collect(),
+        targets: branch.iter().map(|leg| leg.target(shared.is_none())).collect(),
     };
     let name = relay_name(&core.settings.name, core.client.instance_id());
     let left = terms.until.saturating_duration_since(clock::now());
-    let sent = send_relay(&first.peer, &name, &relay, left).map(|answer| (0, Ok(answer)));
+    let sent = send_relay(&first.worker.peer, &name, &relay, left).map(|answer| (0, Ok(answer)));
     let sent = all_unless_failed(core, vec![0], FuturesUnordered::from_iter([sent])).await;
     let answer = match sent.into_iter().next() {
         Some((_, Ok(answer))) => answer,
         Some((_, Err(failed))) => {
-            return branch.iter().map(|leg| (leg.target.rank, Err(failed.clone()))).collect();
+            return branch.iter().map(|leg| (leg.rank, Err(failed.clone()))).collect();
         }
         None => return Vec::new(),
     };
@@ -240,9 +241,10 @@ async fn down_branch<A: Answer>(
 }
 
 impl Leg {
-    fn target_with(&self, with_request: bool) -> Target {
+    fn target(&self, with_request: bool) -> Target<'_> {
         let request = with_request.then(|| RequestWord::from(&self.call.request));
-        Target { request, ..self.target.clone() }
+        let worker = Octets(Bytes::copy_from_slice(self.id.as_bytes()));
+        Target { rank: self.rank, worker, endpoints: (*self.worker.endpoints).into(), request }
     }
 }
 
@@ -250,14 +252,14 @@ impl Leg {
 async fn send_relay(
     peer: &Peer,
     name: &str,
-    relay: &Relay,
+    relay: &Relay<'_>,
     left: Duration,
 ) -> Result<RelayAnswer, CallError> {
     let client = peer.client();
     let message = client.active_message(name).payload(relay).deadline(left);
     match relay.mode {
         RelayMode::OneWay => message.send(peer).await.map(|_| {
-            let slot = |target: &Target| SlotWord { rank: target.rank, value: None, error: None };
+            let slot = |target: &Target<'_>| SlotWord { rank: target.rank, value: None, error: None };
             RelayAnswer { slots: relay.targets.iter().map(slot).collect() }
         }),
         RelayMode::Confirmed | RelayMode::Response => {
@@ -281,7 +283,7 @@ async fn sort_out<A: Answer>(
         Err(error) => (Vec::new(), Some(error)),
     };
     for word in words {
-        let Some(leg) = branch.iter().find(|leg| leg.target.rank == word.rank) else { continue };
+        let Some(leg) = branch.iter().find(|leg| leg.rank == word.rank) else { continue };
         if !answered.insert(word.rank) {
             continue;
         }
@@ -289,22 +291,22 @@ async fn sort_out<A: Answer>(
             (Err(error), true) if error.is_retry_safe() || terms.is_idempotent => {
                 core.update(|book| {
                     // It cannot be reached through others.
-                    book.workers.entry(leg.worker).and_modify(|worker| worker.relays = false);
+                    book.workers.entry(leg.id).and_modify(|worker| worker.relays = false);
                 });
-                again.push((leg.target.rank, leg.call.clone()));
+                again.push((leg.rank, leg.call.clone()));
             }
-            (result, _) => slots.push((leg.target.rank, result)),
+            (result, _) => slots.push((leg.rank, result)),
         }
     }
-    for leg in branch.iter().filter(|leg| !answered.contains(&leg.target.rank)) {
+    for leg in branch.iter().filter(|leg| !answered.contains(&leg.rank)) {
         let source = lost.clone().unwrap_or_else(|| CallError::Protocol {
             call: leg.info(),
             reason: "the worker that handed it on said nothing of this rank".to_owned(),
         });
         if source.is_retry_safe() || terms.is_idempotent {
-            again.push((leg.target.rank, leg.call.clone()));
+            again.push((leg.rank, leg.call.clone()));
         } else {
-            slots.push((leg.target.rank, Err(leg.error(source))));
+            slots.push((leg.rank, Err(leg.error(source))));
         }
     }
     let calls = again.into_iter().map(|(rank, call)| {
@@ -312,19 +314,18 @@ async fn sort_out<A: Answer>(
         async move { (rank, running.await) }
     });
     let calls: FuturesUnordered<_> = calls.collect();
-    let ranks =
-        branch.iter().map(|leg| leg.target.rank).filter(|rank| slots.iter().all(|(done, _)| done != rank));
+    let ranks = branch.iter().map(|leg| leg.rank).filter(|rank| slots.iter().all(|(done, _)| done != rank));
     slots.extend(all_unless_failed(core, ranks.collect(), calls).await);
     slots
 }
 
 impl Leg {
     fn info(&self) -> Box<CallInfo> {
-        Box::new(CallInfo { handler: self.call.handler.to_string(), peer: self.worker, id: String::new() })
+        Box::new(CallInfo { handler: self.call.handler.to_string(), peer: self.id, id: String::new() })
     }
 
     fn error(&self, source: CallError) -> CohortError {
-        CohortError::Call { rank: self.target.rank, worker: self.worker, source }
+        CohortError::Call { rank: self.rank, worker: self.id, source }
     }
 
     /// The rank's result, and whether it is the way's fault.
@@ -335,7 +336,7 @@ impl Leg {
         }
         let (codec, octets) = match word.value {
             Some(value) => (Codec::from_u8(value.codec).unwrap_or(Codec::Raw), value.octets.0),
-            None => (Codec::MessagePack, bytes::Bytes::new()),
+            None => (Codec::MessagePack, Bytes::new()),
         };
         let decoded = A::from_relay(codec, octets).map_err(|error| {
             self.error(CallError::BadResponse {
@@ -352,7 +353,7 @@ impl Leg {
 pub(crate) fn relay_handler(name: &str, inner: &Arc<Inner>) -> Handler {
     let weak = Arc::downgrade(inner);
     let name: Arc<str> = name.into();
-    Handler::unary(name.to_string(), move |cx, relay: Relay| {
+    Handler::unary(name.to_string(), move |cx, relay: Relay<'static>| {
         let (inner, name) = (weak.upgrade(), name.clone());
         async move {
             let inner = inner.filter(|inner| inner.is_known(&relay.token));
@@ -369,7 +370,7 @@ pub(crate) fn relay_handler(name: &str, inner: &Arc<Inner>) -> Handler {
     })
 }
 
-async fn hand_on(inner: &Arc<Inner>, name: &str, relay: &Relay, left: Duration) -> RelayAnswer {
+async fn hand_on(inner: &Arc<Inner>, name: &str, relay: &Relay<'_>, left: Duration) -> RelayAnswer {
     let Some((mine, rest)) = relay.targets.split_first() else { return RelayAnswer { slots: Vec::new() } };
     let others = branches(rest).into_iter().map(|branch| pass(inner, name, relay, branch, left).boxed());
     let (mine, others) = join(run_own(inner, relay, mine, left), join_all(others)).await;
@@ -377,12 +378,12 @@ async fn hand_on(inner: &Arc<Inner>, name: &str, relay: &Relay, left: Duration) 
 }
 
 /// Calls this worker's own handler.
-async fn run_own(inner: &Inner, relay: &Relay, target: &Target, left: Duration) -> SlotWord {
+async fn run_own(inner: &Inner, relay: &Relay<'_>, target: &Target<'_>, left: Duration) -> SlotWord {
     let myself = inner.client.myself();
     let request = relay.shared.as_ref().or(target.request.as_ref()).and_then(RequestWord::decoded);
     let result = match request {
         Some(request) => {
-            let call = Call { handler: relay.handler.as_str().into(), request };
+            let call = Call { handler: (*relay.handler).into(), request };
             match relay.mode {
                 RelayMode::OneWay => Sent::call(&myself, &call, left).await.map(|Sent| None),
                 RelayMode::Confirmed => Done::call(&myself, &call, left).await.map(|Done| None),
@@ -394,7 +395,7 @@ async fn run_own(inner: &Inner, relay: &Relay, target: &Target, left: Duration) 
         }
         None => Err(CallError::Refused {
             call: Box::new(CallInfo {
-                handler: relay.handler.clone(),
+                handler: relay.handler.to_string(),
                 peer: inner.client.instance_id(),
                 id: String::new(),
             }),
@@ -413,8 +414,8 @@ async fn run_own(inner: &Inner, relay: &Relay, target: &Target, left: Duration) 
 async fn pass(
     inner: &Arc<Inner>,
     name: &str,
-    relay: &Relay,
-    branch: &[Target],
+    relay: &Relay<'_>,
+    branch: &[Target<'_>],
     left: Duration,
 ) -> Vec<SlotWord> {
     let Some(first) = branch.first() else { return Vec::new() };
@@ -437,7 +438,7 @@ async fn pass(
     match answer {
         Ok(answer) => answer.slots,
         Err(error) => {
-            let lost = |target: &Target| SlotWord {
+            let lost = |target: &Target<'_>| SlotWord {
                 rank: target.rank,
                 value: None,
                 error: Some(ErrorWord::new(&error, true)),
@@ -448,14 +449,15 @@ async fn pass(
 }
 
 /// Another member: linked already, or dialled. The id that it proves must be the one that the leader named.
-async fn reach(inner: &Arc<Inner>, target: &Target) -> Result<Peer, String> {
-    let worker: InstanceId = target.worker.parse().map_err(|_| "the leader named no instance".to_owned())?;
+async fn reach(inner: &Arc<Inner>, target: &Target<'_>) -> Result<Peer, String> {
+    let id = <[u8; 16]>::try_from(&*target.worker.0).ok().and_then(InstanceId::from_bytes);
+    let worker = id.ok_or("the leader named no instance")?;
     if let Some(peer) = inner.client.peer(worker) {
         return Ok(peer);
     }
     let mut last = "the leader named no endpoint".to_owned();
-    for endpoint in target.endpoints.iter().take(ENDPOINTS_MAX) {
-        match inner.client.connect_as(worker, endpoint.as_str()).await {
+    for endpoint in target.endpoints.split(' ').take(ENDPOINTS_MAX) {
+        match inner.client.connect_as(worker, endpoint).await {
             Ok(peer) => {
                 inner.dialled.lock().push(peer.clone());
                 return Ok(peer);

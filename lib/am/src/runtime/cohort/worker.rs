@@ -344,6 +344,7 @@ async fn watch_leader(
             () = stop.cancelled() => return,
             event = events.next() => match event {
                 Some(LinkEvent::Down { peer, .. } | LinkEvent::Up { peer, .. }) if peer == leader => look = true,
+                Some(LinkEvent::Down { peer, .. }) => forget_dialled(&weak, peer),
                 Some(LinkEvent::Missed(_)) => look = true,
                 Some(LinkEvent::Replaced { old, .. }) if old == leader => break,
                 Some(_) => {}
@@ -360,6 +361,16 @@ async fn watch_leader(
     if let Some(inner) = weak.upgrade() {
         inner.end(MembershipEnd::LeaderLost);
     }
+}
+
+/// A member that was dialled to hand on to it is lost: whether it comes back is for the leader to see.
+fn forget_dialled(weak: &Weak<Inner>, lost: InstanceId) {
+    let Some(inner) = weak.upgrade() else { return };
+    let mut dialled = inner.dialled.lock();
+    let Some(at) = dialled.iter().position(|peer| peer.instance_id() == lost) else { return };
+    let peer = dialled.swap_remove(at);
+    let client = inner.client.clone();
+    inner.client.spawn(async move { client.disconnect(&peer).await });
 }
 
 /// A worker that was not taken back, and not refused, asks again after so long.
