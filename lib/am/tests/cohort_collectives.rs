@@ -148,7 +148,7 @@ async fn two_hundred_workers_in_one_process_work_as_one() {
     let items = futures::stream::iter(0usize..2000);
     let mut results = flat.for_each_dynamic::<usize, usize>("rank_plus", items, 4);
     let mut seen = vec![false; 2000];
-    let mut ranks = vec![false; 200];
+    let mut ranks = [false; 200];
     while let Some(item) = soon("a result", results.next()).await {
         let (index, rank) = (usize::try_from(item.index).unwrap(), item.rank.unwrap());
         assert_eq!(item.result, Ok(index + rank));

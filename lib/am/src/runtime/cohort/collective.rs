@@ -24,6 +24,10 @@ use crate::proto::membership::Holder;
 
 /// What each rank made of its call.
 pub(crate) type Slots<A> = Vec<(usize, Result<A, CohortError>)>;
+/// What is called at which rank.
+pub(crate) type Calls = Vec<(usize, Call)>;
+/// Which ranks failed, and of what.
+type Failures = Vec<(usize, CohortError)>;
 /// A request for a rank, or why there is none.
 pub(crate) type Request = (usize, Result<Encoded, String>);
 
@@ -317,7 +321,7 @@ impl LeaderWorkerCohort {
 }
 
 /// Calls each rank itself, all at once.
-pub(crate) async fn flat<A: Answer>(core: &Arc<Core>, calls: Vec<(usize, Call)>, terms: &Terms) -> Slots<A> {
+pub(crate) async fn flat<A: Answer>(core: &Arc<Core>, calls: Calls, terms: &Terms) -> Slots<A> {
     let ranks: Vec<_> = calls.iter().map(|(rank, _)| *rank).collect();
     let running = calls.into_iter().map(|(rank, call)| {
         let running = on_rank::<A>(core.clone(), rank, call, terms.clone());
@@ -389,7 +393,7 @@ fn made<Q: Encode>(ranks: Vec<usize>, f: impl Fn(usize) -> Q) -> Vec<Request> {
 }
 
 /// What can be called, and what cannot.
-fn split_made(handler: &str, requests: Vec<Request>) -> (Vec<(usize, Call)>, Vec<(usize, CohortError)>) {
+fn split_made(handler: &str, requests: Vec<Request>) -> (Calls, Failures) {
     let handler: Arc<str> = handler.into();
     let (mut calls, mut failed) = (Vec::with_capacity(requests.len()), Vec::new());
     for (rank, request) in requests {

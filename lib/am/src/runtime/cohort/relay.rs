@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::answer::{Answer, Call, Done, Encoded, RelayMode, Sent, Undecoded, Value};
 use super::call::{Terms, on_rank};
-use super::collective::{Slots, all_unless_failed, flat};
+use super::collective::{Calls, Slots, all_unless_failed, flat};
 use super::core::{Core, Worker};
 use super::error::CohortError;
 use super::tree::branches;
@@ -143,11 +143,7 @@ impl RequestWord {
 }
 
 /// Calls each of these ranks, most of them through others. As [`flat`], but for the messages it takes.
-pub(crate) async fn down_the_tree<A: Answer>(
-    core: &Arc<Core>,
-    calls: Vec<(usize, Call)>,
-    terms: &Terms,
-) -> Slots<A> {
+pub(crate) async fn down_the_tree<A: Answer>(core: &Arc<Core>, calls: Calls, terms: &Terms) -> Slots<A> {
     let (handed_on, direct) = split(core, calls);
     let shared = shared_request(&handed_on);
     let mut running: Vec<BoxFuture<'_, Slots<A>>> = Vec::new();
@@ -179,7 +175,7 @@ struct Leg {
 }
 
 /// Who can be reached through others, and who cannot.
-fn split(core: &Core, calls: Vec<(usize, Call)>) -> (Vec<Leg>, Vec<(usize, Call)>) {
+fn split(core: &Core, calls: Calls) -> (Vec<Leg>, Calls) {
     let (mut handed_on, mut direct) = (Vec::new(), Vec::new());
     for (rank, call) in calls {
         let worker = core.read(|book| match book.membership.holder(rank) {

@@ -221,3 +221,37 @@ impl CohortBuilder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_limit_has_a_line_in_the_documentation_with_its_default() {
+        let document = include_str!("../../../../../docs/cohorts.md");
+        let line = |name: &str| {
+            let found = document.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
+            found.unwrap_or_else(|| panic!("docs/cohorts.md says nothing of `{name}`")).to_owned()
+        };
+        let shown = format!("{:#?}", CohortLimits::default());
+        let fields: Vec<_> =
+            shown.lines().filter_map(|line| line.strip_prefix("    ")?.split_once(": ")).collect();
+        assert_eq!(fields.len(), 7);
+        for (name, value) in fields {
+            let value = value.trim_end_matches(',');
+            let value = match name {
+                "branch_len_max" => "4 MiB",
+                "order_timeout" => "5 s",
+                _ => value,
+            };
+            assert!(line(name).contains(&format!("| {value} |")), "{}", line(name));
+        }
+        let builder = CohortBuilder::default();
+        assert_eq!(
+            (builder.grace.as_secs(), builder.call_timeout.as_secs(), builder.fan_out_width),
+            (2, 30, 16)
+        );
+        assert!(line("grace").contains("| 2 s |") && line("call_timeout").contains("| 30 s |"));
+        assert!(line("fan_out_width").contains("| 16 |"));
+    }
+}

@@ -30,7 +30,7 @@ mod tests {
 
     #[test]
     fn the_leader_sends_and_waits_for_the_logarithm_of_all() {
-        for count in 0..200 {
+        for count in 0..200usize {
             let targets: Vec<_> = (0..count).collect();
             let logarithm = usize::BITS - count.leading_zeros();
             assert_eq!(branches(&targets).len(), logarithm as usize, "{count}");
