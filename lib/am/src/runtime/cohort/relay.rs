@@ -259,7 +259,14 @@ async fn send_relay(
             RelayAnswer { slots: relay.targets.iter().map(slot).collect() }
         }),
         RelayMode::Confirmed | RelayMode::Response => {
-            message.expect_response::<RelayAnswer>().send(peer).await?.response().await
+            let answer = message.expect_response::<RelayAnswer>().send(peer).await?.response().await;
+            answer.map_err(|error| match error {
+                // The relay's own error: it has run nobody's handler.
+                CallError::HandlerError { call, message } => {
+                    CallError::Refused { call, reason: Refusal::Unauthorized, message }
+                }
+                other => other,
+            })
         }
     }
 }
@@ -352,8 +359,11 @@ pub(crate) fn relay_handler(name: &str, inner: &Arc<Inner>) -> Handler {
     Handler::unary(name.to_string(), move |cx, relay: Relay<'static>| {
         let (inner, name) = (weak.upgrade(), name.clone());
         async move {
-            let inner = inner.filter(|inner| inner.is_known(&relay.token));
-            let inner = inner.ok_or_else(|| HandlerError::msg("this is not from the worker's cohort"))?;
+            let stranger = || HandlerError::msg("this is not from the worker's cohort");
+            let inner = inner.ok_or_else(stranger)?;
+            if !inner.knows(&relay.token).await {
+                return Err(stranger());
+            }
             if relay.handler.starts_with('_') {
                 return Err(HandlerError::msg("handlers of the runtime are not called for others"));
             }

@@ -242,10 +242,11 @@ impl Inner {
         }
     }
 
-    /// Whether a message comes from the cohort.
-    pub(crate) fn is_known(&self, token: &str) -> bool {
-        let standing = self.standing.borrow();
-        !token.is_empty() && standing.token == token && standing.end.is_none()
+    /// Whether a message comes from the cohort. It may be here before the leader's answer to the join is.
+    pub(crate) async fn knows(&self, token: &str) -> bool {
+        let mut standing = self.standing.subscribe();
+        let now = standing.wait_for(|now| !now.token.is_empty() || now.end.is_some()).await;
+        now.is_ok_and(|now| now.token == token && now.end.is_none())
     }
 
     /// Nothing more happens to this membership.
@@ -299,10 +300,7 @@ fn control_handler(inner: &Arc<Inner>) -> Handler {
         let inner = weak.upgrade();
         async move {
             let inner = inner.ok_or_else(|| HandlerError::msg("the worker's membership has ended"))?;
-            // The leader's orders may come before its answer to the join has.
-            let mut standing = inner.standing.subscribe();
-            let _ = standing.wait_for(|now| !now.token.is_empty() || now.end.is_some()).await;
-            if !inner.is_known(&control.token) {
+            if !inner.knows(&control.token).await {
                 return Err(HandlerError::msg("this order is not from the worker's leader"));
             }
             inner.obey(control.order).await
