@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::{soon, until};
-use dynamo_am::cohort::{BarrierError, CohortBuilder, CohortError, LeaderWorkerCohort};
-use dynamo_am::{CallError, Handler, HandlerError, Raw, Refusal};
+use dynamo_am::cohort::{BarrierError, CohortBuilder, CohortError, JoinOptions, LeaderWorkerCohort};
+use dynamo_am::{ActiveMessageManager, CallError, Handler, HandlerError, Raw, Refusal};
 use futures::StreamExt;
 use team::Team;
 
@@ -44,7 +44,7 @@ fn counts(counters: &[Arc<AtomicUsize>]) -> Vec<usize> {
     counters.iter().map(|counter| counter.load(Ordering::SeqCst)).collect()
 }
 
-/// How many calls of others each worker has handed on.
+/// How many links the workers have to each other, each counted at both ends.
 fn links(team: &Team) -> usize {
     team.workers.iter().map(|worker| worker.node.client().peers().len() - 1).sum()
 }
@@ -321,4 +321,53 @@ async fn stragglers_are_named_and_the_others_answers_are_kept() {
         assert_eq!(error.to_string(), "1 of 4 ranks failed; not done by the deadline: ranks 0");
         team.end().await;
     }
+}
+
+#[tokio::test]
+async fn a_call_that_is_dropped_is_cancelled_at_all_ranks() {
+    for width in [1, usize::MAX] {
+        let team = Team::in_process(LeaderWorkerCohort::builder().fan_out_width(width), 8).await;
+        let (running, cancelled) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        for worker in &team.workers {
+            let (running, cancelled) = (running.clone(), cancelled.clone());
+            let handler = Handler::unary("endless", move |cx, (): ()| {
+                let (running, cancelled) = (running.clone(), cancelled.clone());
+                async move {
+                    running.fetch_add(1, Ordering::SeqCst);
+                    cx.cancelled().await;
+                    cancelled.fetch_add(1, Ordering::SeqCst);
+                    Ok(())
+                }
+            });
+            worker.node.register(handler).unwrap();
+        }
+        let cohort = team.cohort.clone();
+        let call = tokio::spawn(async move { cohort.broadcast_acked("endless", &()).await });
+        until("all run", || running.load(Ordering::SeqCst) == 8).await;
+        call.abort();
+        until("all are cancelled", || cancelled.load(Ordering::SeqCst) == 8).await;
+        team.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_does_not_relay_or_listens_nowhere_is_called_by_the_leader_itself() {
+    let leader = common::server().await;
+    let cohort = wide().size(6).start(&leader.client()).unwrap();
+    let mut workers = Vec::new();
+    for rank in 0..6 {
+        let builder = ActiveMessageManager::builder();
+        // Two listen nowhere, two hand nothing on.
+        let builder = if rank % 3 == 0 { builder } else { builder.listen("tcp://127.0.0.1:0") };
+        let node = builder.start().await.unwrap();
+        team::register(&node, rank);
+        let options = JoinOptions { rank: Some(rank), relays: rank % 3 != 1, ..JoinOptions::default() };
+        let membership = node.client().join_cohort_with(&leader.endpoints()[0], options).await.unwrap();
+        workers.push(team::Worker { node, membership });
+    }
+    let team = Team { leader, cohort, workers };
+    let answers = soon("answers", team.cohort.par_map::<usize, usize>("rank_plus", |rank| rank)).await;
+    assert_eq!(answers, (0..6).map(|rank| Ok(2 * rank)).collect::<Vec<_>>());
+    assert_eq!(links(&team), 2, "ranks 2 and 5 have a link to each other, and nobody else has");
+    team.end().await;
 }

@@ -9,6 +9,7 @@
 mod common;
 
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use common::{PATIENCE, server, soon};
@@ -137,11 +138,29 @@ async fn worker_node() -> ActiveMessageManager {
             }
             Ok(std::process::id())
         }),
+        // How often it ran here; once it is told, it toils.
+        Handler::unary("tally", |cx, is_told: bool| async move {
+            if is_told {
+                tell("toils");
+                cx.cancelled().await;
+            }
+            Ok(RUNS.fetch_add(1, Ordering::SeqCst) + 1)
+        }),
+        // The same, taking its time.
+        Handler::unary("dawdle", |cx, is_told: bool| async move {
+            tell(if is_told { "toils" } else { "dawdles" });
+            let takes = if is_told { PATIENCE } else { Duration::from_millis(500) };
+            let _ = tokio::time::timeout(takes, cx.cancelled()).await;
+            Ok(RUNS.fetch_add(1, Ordering::SeqCst) + 1)
+        }),
     ] {
         node.register(handler).unwrap();
     }
     node
 }
+
+/// How often this process ran a handler that counts.
+static RUNS: AtomicU32 = AtomicU32::new(0);
 
 async fn join(node: &ActiveMessageManager, is_spare: bool) -> Result<WorkerMembership, JoinError> {
     let options = JoinOptions { rank: rank_from_env().unwrap(), is_spare, ..JoinOptions::default() };
@@ -548,22 +567,41 @@ async fn an_item_that_kills_its_workers_is_given_up_and_without_workers_the_queu
     assert!(soon("the end", stranded.next()).await.is_none());
 }
 
-#[tokio::test]
-async fn a_killed_worker_that_hands_on_costs_others_nothing_if_the_call_is_idempotent() {
+/// Rank 0 of eight hands on to ranks 1 to 3; it is killed while they work, or have worked.
+async fn check_that_a_lost_way_loses_one_rank(others_toil: bool) {
     let builder = LeaderWorkerCohort::builder().size(8).fan_out_width(1).grace(Duration::ZERO);
     let mut crew = Crew::with(builder, 8).await;
     let all: Vec<_> = (0..8).map(|rank| Ok(crew.pid(rank))).collect();
     assert_eq!(crew.pids().await, all);
-    // Rank 0 hands on to ranks 1 to 3.
-    let idempotent = crew.cohort.idempotent();
-    let work = tokio::spawn(async move { idempotent.par_map::<bool, u32>("toil", |rank| rank == 0).await });
+    let handler = if others_toil { "dawdle" } else { "tally" };
+    let cohort = crew.cohort.clone();
+    let work = tokio::spawn(async move { cohort.par_map::<bool, u32>(handler, |rank| rank == 0).await });
     while crew.workers[0].word().await != "toils" {}
+    if others_toil {
+        // The deepest of its branch runs.
+        while crew.workers[2].word().await != "dawdles" {}
+    }
     crew.workers[0].kill().await;
     let slots = soon("the results", work).await.unwrap();
-    assert!(slots[0].is_err());
-    assert_eq!(slots[1..], all[1..]);
+    let error = slots[0].as_ref().unwrap_err();
+    assert!(
+        matches!(error, CohortError::Call { rank: 0, source: CallError::PeerLost { .. }, .. }),
+        "{error}"
+    );
+    // Each has run once, and its answer has come.
+    assert_eq!(slots[1..], [Ok(1), Ok(1), Ok(1), Ok(1), Ok(1), Ok(1), Ok(1)]);
     // The next call goes another way.
     crew.happens(|event| matches!(event, MembershipEvent::Lost { rank: Some(0), .. })).await;
     assert_eq!(crew.pids().await[1..], all[1..]);
     crew.end().await;
+}
+
+#[tokio::test]
+async fn a_killed_worker_that_hands_on_loses_no_answer_but_its_own() {
+    check_that_a_lost_way_loses_one_rank(false).await;
+}
+
+#[tokio::test]
+async fn calls_that_a_killed_worker_has_handed_on_run_on_and_run_once() {
+    check_that_a_lost_way_loses_one_rank(true).await;
 }

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::{CohortError, StartCohortError};
 use super::events::CohortEvent;
+use super::ledger::CallNumbers;
 use super::settings::{CohortBuilder, FailurePolicy};
 use super::words::{Control, EndWord, Order, check_cohort_name, control_name, join_name, leave_name};
 use super::{forming, shutdown};
@@ -112,6 +113,8 @@ pub(crate) struct Core {
     /// Moves with each change of the book.
     version: watch::Sender<u64>,
     pub(crate) events: Mutex<Option<broadcast::Sender<CohortEvent>>>,
+    /// Of calls that go down the tree.
+    pub(crate) numbers: Arc<CallNumbers>,
     /// Fires at the cohort's end.
     pub(crate) stop: CancellationToken,
 }
@@ -180,6 +183,7 @@ pub(crate) fn start(
         }),
         version: watch::channel(0).0,
         events: Mutex::new(Some(broadcast::channel(settings.limits.events_kept.max(1)).0)),
+        numbers: Arc::default(),
         stop: CancellationToken::new(),
         settings,
     });

@@ -10,7 +10,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{BarrierError, JoinError};
-use super::relay::relay_handler;
+use super::hand_on::relay_handler;
+use super::ledger::Ledger;
+use super::relay_words::SlotWord;
 use super::words::{
     Control, EndWord, Join, JoinAnswer, Joined, Leave, Order, check_cohort_name, control_name, join_name,
     leave_name, relay_name,
@@ -95,6 +97,8 @@ pub(crate) struct Inner {
     stop: CancellationToken,
     /// Held while the leader is asked: joining and leaving do not cross.
     asking: tokio::sync::Mutex<()>,
+    /// Calls that came down the tree.
+    pub(crate) ledger: Ledger<SlotWord>,
     /// Members that calls were handed on to, and that were dialled for it.
     pub(crate) dialled: Mutex<Vec<Peer>>,
 }
@@ -165,6 +169,7 @@ async fn join(client: &Client, leader: Peer, options: JoinOptions) -> Result<Wor
         standing: watch::channel(Standing::default()).0,
         stop: CancellationToken::new(),
         asking: tokio::sync::Mutex::default(),
+        ledger: Ledger::default(),
         dialled: Mutex::default(),
     });
     // From here on, so that no loss of the leader falls in a gap.
@@ -209,6 +214,7 @@ impl Inner {
             standing.size = size;
             // A leader that has started anew counts anew.
             if standing.token != token {
+                self.ledger.clear();
                 (standing.arrived, standing.released) = (barriers, barriers);
             }
             standing.token = token;
