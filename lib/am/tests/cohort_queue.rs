@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::{server, soon, unique, until};
 use dynamo_am::cohort::{CohortError, FailurePolicy, LeaderWorkerCohort};
-use dynamo_am::{ActiveMessageManager, CallError, Handler, HandlerError, Limits};
+use dynamo_am::{ActiveMessageManager, CallError, Handler, HandlerError, Limits, Refusal};
 use futures::{Stream, StreamExt};
 use team::{Team, Worker};
 use tokio::sync::Semaphore;
@@ -143,6 +143,42 @@ async fn items_that_a_busy_worker_refuses_are_done_all_the_same() {
     done.sort_unstable();
     assert_eq!(done, (0..100).collect::<Vec<_>>());
     Team { leader, cohort, workers }.end().await;
+}
+
+#[tokio::test]
+async fn an_item_that_is_refused_until_its_deadline_ends_with_the_refusal() {
+    let team = Team::in_process(LeaderWorkerCohort::builder(), 1).await;
+    let limits = Limits { handler_queue_len: 0, ..Limits::default() };
+    let node =
+        ActiveMessageManager::builder().limits(limits).listen("tcp://127.0.0.1:0").start().await.unwrap();
+    let starts = Arc::new(AtomicUsize::new(0));
+    let counter = starts.clone();
+    let handler = Handler::unary("full", move |cx, (): ()| {
+        counter.fetch_add(1, Ordering::SeqCst);
+        async move {
+            cx.cancelled().await;
+            Ok(())
+        }
+    });
+    node.register(handler.limit(1)).unwrap();
+    team.cohort.remove(team.workers[0].node.instance_id()).await;
+    team.cohort.add_worker(&node.endpoints()[0], Some(0)).await.unwrap();
+    // Its only place is taken.
+    let cohort = team.cohort.clone();
+    let first = tokio::spawn(async move { cohort.call::<()>(0, "full", &()).await });
+    until("it runs", || starts.load(Ordering::SeqCst) == 1).await;
+    let cohort = team.cohort.within(Duration::from_millis(100));
+    let results = cohort.for_each_dynamic::<(), ()>("full", futures::stream::iter([()]), 1);
+    let results: Vec<_> = soon("the refusal", results.collect()).await;
+    let [item] = &results[..] else { panic!("{results:?}") };
+    let error = item.result.as_ref().unwrap_err();
+    let refused = matches!(error, CohortError::Call { source: CallError::Refused { reason, .. }, .. }
+        if *reason == Refusal::Overloaded);
+    assert!(refused, "{error}");
+    first.abort();
+    let _ = first.await;
+    team.end().await;
+    soon("the end", node.shutdown()).await.unwrap();
 }
 
 #[tokio::test]

@@ -221,6 +221,7 @@ impl Core {
     pub(crate) fn update<T>(self: &Arc<Self>, change: impl FnOnce(&mut Book) -> T) -> T {
         let mut assignments = Vec::new();
         let mut has_failed = None;
+        let members;
         let result = {
             let mut book = self.book.lock();
             let result = change(&mut book);
@@ -236,11 +237,11 @@ impl Core {
             }
             let Book { membership, workers, .. } = &mut *book;
             workers.retain(|worker, _| membership.is_member(*worker));
-            let cohort = self.settings.name.clone();
-            gauge!("dynamo_am_cohort_members", "cohort" => cohort).set(workers.len() as f64);
-            self.version.send_modify(|version| *version += 1);
+            members = workers.len();
             result
         };
+        self.version.send_modify(|version| *version += 1);
+        gauge!("dynamo_am_cohort_members", "cohort" => self.settings.name.clone()).set(members as f64);
         for assignment in assignments {
             self.client.spawn(assign(self.clone(), assignment));
         }

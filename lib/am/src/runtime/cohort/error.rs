@@ -13,7 +13,7 @@ use crate::proto::membership::JoinRefusal;
 #[non_exhaustive]
 pub enum CohortError {
     /// The call to the rank's worker failed. The source says whether the handler can have run.
-    #[error("rank {rank}")]
+    #[error("the call to rank {rank} failed")]
     Call {
         /// The rank.
         rank: usize,
@@ -130,9 +130,9 @@ impl fmt::Display for CollectiveError {
         }
         let others = self.failures.iter().filter(|(_, error)| !error.is_straggler());
         for (_, error) in others.take(FAILURES_SHOWN) {
-            write!(f, "; {error}")?;
-            if let CohortError::Call { source, .. } = error {
-                write!(f, ": {source}")?;
+            match error {
+                CohortError::Call { rank, source, .. } => write!(f, "; rank {rank}: {source}")?,
+                error => write!(f, "; {error}")?,
             }
         }
         Ok(())

@@ -61,8 +61,8 @@ impl LeaderWorkerCohort {
     /// Results come in any order, with their items' places; the input is read only as workers become free.
     ///
     /// **At least once**: an item whose worker is lost goes to another, and the lost one may have done it. An item
-    /// that was lost with `item_attempts_max` workers ends with an error. A handler's own error is a result. An
-    /// item for which no worker is there within the deadline ends with [`CohortError::NoWorkers`], and the stream
+    /// that was lost with `item_attempts_max` workers, or that all refuse until the deadline, ends with an error. A
+    /// handler's own error is a result. An item for which no worker is there within the deadline ends with [`CohortError::NoWorkers`], and the stream
     /// after it.
     pub fn for_each_dynamic<T, R>(
         &self,
@@ -104,6 +104,8 @@ struct Item {
     index: u64,
     request: Encoded,
     attempts: u32,
+    /// When it was given to a worker first.
+    since: Option<Instant>,
 }
 
 struct Attempt<R> {
@@ -174,7 +176,7 @@ impl<R: Decode + Send + 'static> Queue<R> {
             item = self.items.next(), if reads => match item {
                 Some(Ok(request)) => {
                     let index = self.take_index();
-                    self.waiting.push_back(Item { index, request, attempts: 0 });
+                    self.waiting.push_back(Item { index, request, attempts: 0, since: None });
                 }
                 Some(Err(reason)) => {
                     let index = self.take_index();
@@ -231,7 +233,8 @@ impl<R: Decode + Send + 'static> Queue<R> {
         free.min_by_key(|rank| has(rank)).copied()
     }
 
-    fn give(&mut self, rank: usize, item: Item) {
+    fn give(&mut self, rank: usize, mut item: Item) {
+        item.since.get_or_insert_with(clock::now);
         *self.outstanding.entry(rank).or_default() += 1;
         let core = self.cohort.core.clone();
         let terms = self.cohort.terms();
@@ -251,12 +254,14 @@ impl<R: Decode + Send + 'static> Queue<R> {
         let (goes_on, was_given) = result.as_ref().err().map_or((false, true), goes_to_another);
         item.attempts += u32::from(was_given);
         let attempts_max = self.cohort.core.settings.limits.item_attempts_max.max(1);
-        if goes_on && item.attempts < attempts_max {
+        // Refusals cost no attempt, and have an end as well.
+        let is_late = item.since.is_some_and(|since| since + self.cohort.view.deadline <= clock::now());
+        if goes_on && item.attempts < attempts_max && (was_given || !is_late) {
             self.resting.insert(rank, clock::now() + REST);
             self.waiting.push_back(item);
             return;
         }
-        if goes_on {
+        if goes_on && item.attempts >= attempts_max {
             self.cohort.core.reached("item_attempts_max");
         }
         self.done.push_back(ItemResult { index: item.index, rank: Some(rank), result });
