@@ -184,8 +184,6 @@ fn orderly_rates(rates: &FaultRates) -> FaultRates {
         half_open: 0,
         refused_dial: 0,
         lost_dial: 0,
-        latency_ms: rates.latency_ms.min(5),
-        jitter_ms: rates.jitter_ms.min(10),
         capacity_max: rates.capacity_max.max(4096),
         ..rates.clone()
     }
