@@ -352,8 +352,8 @@ impl Conn {
         self.reset_from(end, seen.max(now));
     }
 
-    /// At that time `end`, which is closed, is sent something: what of it would arrive later was still to be sent by then,
-    /// and goes with the socket.
+    /// At that time `end`, which is closed, is sent something: what of its own would arrive later was still to be sent
+    /// by then, and goes with the socket.
     fn reset_from(&mut self, end: EndIndex, at: Instant) {
         let back = at + self.delay();
         let outgoing = &mut self.directions[end];
@@ -369,7 +369,7 @@ impl Conn {
         self.woken.extend(outgoing.reader.take());
     }
 
-    /// What is wrong with it begins here ------------------------------------------------------------------------
+    /// `end` fails from now on.
     pub(super) fn break_end(&mut self, end: EndIndex) {
         self.ends[end].is_reset = true;
         for direction in &mut self.directions {
