@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::handshakes::Becoming;
 use super::message_router::MessageRouter;
 use super::node::{LinkEntry, Node};
 use super::peer::PeerCore;
@@ -45,11 +46,13 @@ pub(crate) struct Shaken {
     pub(crate) origin: Origin,
     /// The short way to a peer that is linked already: it replaces that link.
     pub(crate) is_shortcut: bool,
+    /// Until it is a link.
+    pub(crate) becoming: Becoming,
 }
 
 /// Makes a link of a stream and starts its tasks. Gives its peer.
 pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId) -> Arc<PeerCore> {
-    let Shaken { stream, hello, leftover, grant, origin, is_shortcut } = shaken;
+    let Shaken { stream, hello, leftover, grant, origin, is_shortcut, becoming: _becoming } = shaken;
     let is_own = hello.own.is_some();
     let incarnation = hello.own.as_ref().map_or(Incarnation::from_bytes([0; 16]), |own| own.incarnation);
     let endpoints: Vec<Endpoint> =
@@ -211,7 +214,7 @@ impl Life {
         self.is_over = true;
         let (node, peer, link) = (&self.node, &self.peer, &self.link);
         let pending_calls = link.pending_calls() as u64;
-        let unsent_len = link.waiting_len() as u64;
+        let unsent_len = link.unsent_len();
         // One that said goodbye has not failed.
         if clock::now().duration_since(self.since) >= HEALTHY_AFTER || link.peer_said_bye() {
             peer.redial_soon();

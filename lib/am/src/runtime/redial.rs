@@ -51,7 +51,7 @@ async fn redial_once(
     let mut last = ("no endpoint is known".to_owned(), true);
     for endpoint in endpoints {
         let deadline = tokio::time::Instant::now() + node.limits.connect_timeout;
-        let Dialled { stream, hello, leftover, grant } =
+        let Dialled { stream, hello, leftover, grant, becoming } =
             match dial_until(node, endpoint, role, deadline).await {
                 Ok(dialled) => dialled,
                 Err(error) => {
@@ -69,7 +69,7 @@ async fn redial_once(
         let origin = Origin::Dialled { endpoints: endpoints.to_vec(), is_foreign };
         // The peer may have been forgotten meanwhile; those who hold it wait for this link.
         node.peers.write().entry(found).or_insert_with(|| peer.clone());
-        let shaken = Shaken { stream, hello, leftover, grant, origin, is_shortcut: false };
+        let shaken = Shaken { stream, hello, leftover, grant, origin, is_shortcut: false, becoming };
         start_link(node, shaken, found).set_redialled(true);
         return Ok(());
     }

@@ -284,6 +284,11 @@ impl Link {
         self.shared.lock().waiting_len()
     }
 
+    /// Octets that have surely not left.
+    pub fn unsent_len(&self) -> u64 {
+        self.shared.lock().unsent_len()
+    }
+
     /// Calls waiting for an answer from the peer.
     pub fn pending_calls(&self) -> usize {
         self.shared.lock().pending.len()

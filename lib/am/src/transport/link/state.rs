@@ -203,6 +203,11 @@ impl Shared {
         self.queued_len() + self.large_len
     }
 
+    /// Octets that have surely not left: all that waits, but for what the socket may be taking at this moment.
+    pub(super) fn unsent_len(&self) -> u64 {
+        self.queued - self.sent_to() + self.large_len as u64
+    }
+
     /// Whether a write would have something to send that is worth it.
     pub(super) fn has_work(&self) -> bool {
         !self.out.is_empty()
