@@ -39,10 +39,6 @@ fn orderly(joined: &Joined<'_>, violations: &mut Vec<String>) {
         if !is_ours || crate::foreign::is_foreign(message.by) || is_hasty(joined, message) {
             continue;
         }
-        // The dialler of a fresh link may drop it, and with it what has been sent.
-        if joined.has_just_met(message) {
-            continue;
-        }
         let was_taken = message.accepted.is_some() && message.kind != Kind::Absent;
         if was_taken && message.mode == Mode::OneWay && message.runs.is_empty() {
             violations.push(format!("drain: {name} was taken and never handled"));

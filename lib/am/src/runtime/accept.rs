@@ -137,9 +137,10 @@ pub(crate) async fn check_identity(
     let deadline = clock::now() + node.limits.identity_probe_timeout;
     while old.iter().any(|(_, link)| link.end_reason().is_none()) {
         let is_late = clock::now() >= deadline;
-        // A link that is not read now shows nothing either way.
+        // A link that is not read now, or whose PING waits behind other octets, shows nothing either way.
         let lives = |(len, link): &(u64, Arc<Link>)| {
-            link.end_reason().is_none() && (link.received_len() != *len || (is_late && link.is_held()))
+            link.end_reason().is_none()
+                && (link.received_len() != *len || (is_late && (link.is_held() || link.is_writing())))
         };
         if old.iter().any(lives) {
             let reason = "another process claims the id of this peer, which is alive".to_owned();
