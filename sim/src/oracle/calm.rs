@@ -39,6 +39,15 @@ fn orderly(joined: &Joined<'_>, violations: &mut Vec<String>) {
         if !is_ours || crate::foreign::is_foreign(message.by) || is_hasty(joined, message) {
             continue;
         }
+        // Two came at once with one identity, and the wrong one was first.
+        let there =
+            joined.nodes.iter().find(|(instance, ..)| *instance == message.to).map(|(_, life, _)| life.slot);
+        let meets_thief = |(victim, at): &(u8, u8)| {
+            [(Some(*victim), *at), (Some(*at), *victim)].contains(&(there, message.by.slot))
+        };
+        if joined.stolen.iter().any(meets_thief) {
+            continue;
+        }
         let was_taken = message.accepted.is_some() && message.kind != Kind::Absent;
         if was_taken && message.mode == Mode::OneWay && message.runs.is_empty() {
             violations.push(format!("drain: {name} was taken and never handled"));

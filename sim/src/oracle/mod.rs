@@ -79,6 +79,8 @@ pub(crate) struct Joined<'a> {
     pub(crate) draining: Vec<Life>,
     /// Nodes that ended before all was well, when, and whether all that they had to do was done.
     pub(crate) stopped: Vec<(Life, Place, bool)>,
+    /// Whose identity another process has, and where that was let in.
+    pub(crate) stolen: Vec<(u8, u8)>,
     /// Peace was made.
     pub(crate) is_well: bool,
 }
@@ -105,6 +107,7 @@ fn join<'a>(scenario: &'a Scenario, entries: &'a [Entry], violations: &mut Vec<S
         jumps: Vec::new(),
         draining: Vec::new(),
         stopped: Vec::new(),
+        stolen: Vec::new(),
         is_well: false,
     };
     for (index, entry) in entries.iter().enumerate() {
@@ -152,6 +155,7 @@ fn add(joined: &mut Joined<'_>, place: Place, event: &Event, violations: &mut Ve
         Event::Stopped(..) if joined.is_well => {}
         Event::Note(text) if text == "all is well" => joined.is_well = true,
         Event::Stopped(life, how) => joined.stopped.push((*life, place, how.contains("Ok(())"))),
+        Event::Theft(victim, at, true) => joined.stolen.push((*victim, *at)),
         Event::Jump(jump) => joined.jumps.push((place, *jump)),
         Event::Wrong(text) => violations.push(text.clone()),
         _ => {}

@@ -67,6 +67,12 @@ async fn welcome(node: &Arc<Node>, stream: ByteStream, begun: Begun) {
     drop(begun);
     match shaken {
         Ok(Some((shaken, instance))) if !node.is_stopped() => {
+            // The process whose id it has may have come meanwhile.
+            if let Some(own) = &shaken.hello.own
+                && check_identity(node, instance, own.incarnation).await.is_err()
+            {
+                return;
+            }
             start_link(node, shaken, instance);
         }
         Ok(_) => {}

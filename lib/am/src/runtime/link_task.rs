@@ -82,13 +82,18 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
     node.spawner.spawn(async move { flusher.flush_loop().await });
     let duplicate = settle_duplicate(node, &peer, dialled);
     tracing::debug!(node = %node.instance, link = number, peer = %instance, dialled, ?duplicate, "a link begins");
+    let makes_room =
+        duplicate == Duplicate::Old || (duplicate == Duplicate::SameSide && dialled && !is_shortcut);
     let preferred = duplicate == Duplicate::New || (duplicate == Duplicate::SameSide && is_shortcut);
     let before = peer.link();
     if let Some(old) = before.as_ref().filter(|old| preferred || !old.is_usable()) {
         link.send_after(old);
     }
     // The peer may have sent on those before it came to this one.
-    let unread = |old: &Arc<Link>| old.is_retired() && !old.peer_said_bye() && old.end_reason().is_none();
+    let unread = |old: &Arc<Link>| {
+        let is_first = makes_room && before.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, old));
+        old.is_retired() && !old.peer_said_bye() && old.end_reason().is_none() && !is_first
+    };
     peer.links().into_iter().filter(unread).for_each(|old| link.read_after(old));
     let replaced = {
         // Under the table's lock, so that the end of another link cannot take the peer out meanwhile.
@@ -96,12 +101,12 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
         if !matches!(origin, Origin::Myself) {
             peers.insert(instance, peer.clone());
         }
-        peer.attach(link.clone(), preferred)
+        peer.attach(link.clone(), preferred, |old| stands(node, old))
     };
     // Of two links the one that goes is read to its Bye first, so that order survives.
     match (&replaced, before) {
         (Some(old), _) => link.read_after(old.clone()),
-        (None, Some(kept)) if duplicate == Duplicate::Old => kept.read_after(link.clone()),
+        (None, Some(kept)) if makes_room => kept.read_after(link.clone()),
         _ => {}
     }
     if !matches!(origin, Origin::Myself) && peer.announce(true) {
@@ -129,9 +134,7 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
     }
     if let Some(old) = replaced {
         retire(node, old, true);
-    } else if !matches!(origin, Origin::Myself)
-        && (duplicate == Duplicate::Old || (duplicate == Duplicate::SameSide && dialled))
-    {
+    } else if !matches!(origin, Origin::Myself) && makes_room {
         retire(node, link, true);
     }
     peer
@@ -186,12 +189,18 @@ enum Duplicate {
     Old,
 }
 
+/// Whether a link is the one by which the two ends reach each other. That of a node that is going is, for its peer, until
+/// that has read so.
+fn stands(node: &Node, link: &Link) -> bool {
+    link.is_usable() || (node.is_draining() && link.stands())
+}
+
 /// Of two links that cross, the one stays that the lower instance id dialled; both ends decide alike.
 fn settle_duplicate(node: &Node, peer: &PeerCore, new_is_dialled: bool) -> Duplicate {
     let we_are_lower = node.instance < peer.instance();
     match peer.link() {
         None => Duplicate::None,
-        Some(old) if !old.is_usable() => Duplicate::None,
+        Some(old) if !stands(node, &old) => Duplicate::None,
         Some(old) if old.settings().dialled == new_is_dialled => Duplicate::SameSide,
         Some(_) if new_is_dialled == we_are_lower => Duplicate::New,
         Some(_) => Duplicate::Old,

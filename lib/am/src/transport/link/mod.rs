@@ -304,6 +304,13 @@ impl Link {
         self.shared.lock().retired
     }
 
+    /// Whether it has not made room for another link, nor has the peer said Bye: of a node that is going, this is the
+    /// link by which its peers reach it still.
+    pub fn stands(&self) -> bool {
+        let shared = self.shared.lock();
+        !shared.closed && !shared.moved && !shared.peer_said_bye
+    }
+
     /// Whether it can carry new Messages.
     pub fn is_usable(&self) -> bool {
         let shared = self.shared.lock();

@@ -73,6 +73,7 @@ impl Link {
     pub fn say_bye(&self, moved: bool) {
         let mut shared = self.shared.lock();
         shared.retired = true;
+        shared.moved |= moved;
         if !shared.closed && !self.settings.takes_no_messages {
             shared.push_control(&Header::bye(moved), &[]);
         }
