@@ -25,6 +25,10 @@ use crate::wire::zmtp::properties::{Hello, SocketType};
 /// A link that has lasted so long was a good one: should it be lost, redialling starts with short pauses again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 
+/// The first link of one dialler waits so long at most for what came on the second. The peer may wait on a third, so
+/// that two nodes could wait for each other.
+const SECOND_READ_FIRST: Duration = Duration::from_secs(1);
+
 /// How a link came about.
 #[derive(Debug, Clone)]
 pub(crate) enum Origin {
@@ -106,7 +110,16 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
     // Of two links the one that goes is read to its Bye first, so that order survives.
     match (&replaced, before) {
         (Some(old), _) => link.read_after(old.clone()),
-        (None, Some(kept)) if makes_room => kept.read_after(link.clone()),
+        (None, Some(kept)) if makes_room => {
+            kept.read_after(link.clone());
+            if duplicate == Duplicate::SameSide {
+                let second = link.clone();
+                node.spawner.spawn(async move {
+                    tokio::time::sleep(SECOND_READ_FIRST).await;
+                    kept.stop_waiting_for(&second);
+                });
+            }
+        }
         _ => {}
     }
     if !matches!(origin, Origin::Myself) && peer.announce(true) {
