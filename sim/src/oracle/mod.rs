@@ -77,8 +77,12 @@ pub(crate) struct Joined<'a> {
     pub(crate) jumps: Vec<(Place, Duration)>,
     /// Nodes that began to go in good order.
     pub(crate) draining: Vec<Life>,
-    /// Nodes that ended, when, and whether all that they had to do was done.
+    /// Nodes that ended before all was well, when, and whether all that they had to do was done.
     pub(crate) stopped: Vec<(Life, Place, bool)>,
+    /// Whose identity another process has, and where that was let in.
+    pub(crate) stolen: Vec<(u8, u8)>,
+    /// Peace was made.
+    pub(crate) is_well: bool,
 }
 
 /// Everything that is wrong with a run; empty when nothing is.
@@ -103,6 +107,8 @@ fn join<'a>(scenario: &'a Scenario, entries: &'a [Entry], violations: &mut Vec<S
         jumps: Vec::new(),
         draining: Vec::new(),
         stopped: Vec::new(),
+        stolen: Vec::new(),
+        is_well: false,
     };
     for (index, entry) in entries.iter().enumerate() {
         let place = Place { index, at: entry.at };
@@ -145,7 +151,11 @@ fn add(joined: &mut Joined<'_>, place: Place, event: &Event, violations: &mut Ve
         Event::Done(number, done) => with(joined, *number, violations, |m| m.dones.push((place, *done))),
         Event::Started(life, instance) => joined.nodes.push((instance.clone(), *life, place)),
         Event::Draining(life) => joined.draining.push(*life),
+        // What comes then is the end of the run, at which nothing is under way.
+        Event::Stopped(..) if joined.is_well => {}
+        Event::Note(text) if text == "all is well" => joined.is_well = true,
         Event::Stopped(life, how) => joined.stopped.push((*life, place, how.contains("Ok(())"))),
+        Event::Theft(victim, at, true) => joined.stolen.push((*victim, *at)),
         Event::Jump(jump) => joined.jumps.push((place, *jump)),
         Event::Wrong(text) => violations.push(text.clone()),
         _ => {}
