@@ -373,3 +373,48 @@ async fn a_lost_leader_is_noticed_by_its_workers() {
     }
     drop(cohort);
 }
+
+#[tokio::test]
+async fn a_worker_named_by_its_endpoint_that_comes_back_has_its_rank_back() {
+    let leader = server().await;
+    let cohort = fixed(1).grace(PATIENCE).start(&leader.client()).unwrap();
+    let identity: InstanceId = "5d1c4f2e-9f1f-4c3a-8a0e-0b6f5d6a7c13".parse().unwrap();
+    let at = format!("inproc://{}", common::unique("named"));
+    let start = async || {
+        let node = ActiveMessageManager::builder().identity(identity).listen(&at).start().await.unwrap();
+        register(&node, 0);
+        node
+    };
+    let first = start().await;
+    cohort.add_worker(&at, None).await.unwrap();
+    let mut events = cohort.events();
+    drop(first);
+    assert_eq!(next_membership(&mut events).await, MembershipEvent::Away { rank: 0, worker: identity });
+    let second = start().await;
+    let back = MembershipEvent::Returned { rank: Some(0), worker: identity, restarted: true };
+    assert_eq!(next_membership(&mut events).await, back);
+    assert_eq!(soon("an answer", cohort.call::<usize>(0, "rank_plus", &4)).await, Ok(4));
+    // It knows of no end, and is gone all the same.
+    let report = soon("the end", cohort.shutdown(PATIENCE)).await.unwrap();
+    assert_eq!(report.gone.len(), 1);
+    drop(second);
+}
+
+#[tokio::test]
+async fn a_membership_that_ends_leaves_room_for_the_next_one_on_the_same_node() {
+    let team = Team::start(fixed(1), 1).await;
+    let Team { leader, cohort, mut workers } = team;
+    let Worker { node, membership } = workers.remove(0);
+    let at = leader.endpoints()[0].clone();
+    assert!(cohort.remove(node.instance_id()).await);
+    assert_eq!(soon("the word of it", membership.ended()).await, MembershipEnd::Removed);
+    let next = soon("joining", node.client().join_cohort(&at, Some(0))).await.unwrap();
+    // The old one's end is not the new one's.
+    drop(membership);
+    assert_eq!(cohort.call::<usize>(0, "rank_plus", &1).await, Ok(1));
+    assert_eq!(
+        soon("the end", cohort.shutdown(Duration::from_millis(200))).await.unwrap().lingering.len(),
+        1
+    );
+    assert_eq!(soon("the word of it", next.ended()).await, MembershipEnd::ShutDown);
+}

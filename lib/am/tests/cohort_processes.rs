@@ -470,9 +470,11 @@ async fn a_killed_leader_is_noticed_by_its_workers() {
     let endpoint = leader.word().await;
     let mut workers = [Process::worker(&endpoint, 0), Process::worker(&endpoint, 1)];
     assert_eq!(leader.word().await, "ready");
-    leader.kill().await;
     for worker in &mut workers {
         assert_eq!(worker.word().await, "joined");
+    }
+    leader.kill().await;
+    for worker in &mut workers {
         assert_eq!(worker.word().await, "ended: LeaderLost");
     }
     for worker in workers {

@@ -123,6 +123,8 @@ pub(crate) struct Core {
 #[derive(Debug, Clone)]
 pub(crate) struct Worker {
     pub(crate) peer: Peer,
+    /// Its own number for its membership; none if it was named by its endpoint.
+    pub(crate) membership: Option<u64>,
     /// It hands on what is meant for others.
     pub(crate) relays: bool,
     /// The leader named it by its endpoint: it knows nothing of the cohort.
@@ -132,9 +134,16 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(peer: Peer, relays: bool, is_named: bool) -> Self {
+    /// A worker that has joined by itself.
+    pub(crate) fn joined(peer: Peer, membership: u64, relays: bool) -> Self {
+        Self { membership: Some(membership), relays, is_named: false, ..Self::named(peer) }
+    }
+
+    /// A worker that was named by its endpoint.
+    pub(crate) fn named(peer: Peer) -> Self {
         let endpoints: Vec<_> = peer.endpoints().iter().map(ToString::to_string).collect();
-        Self { peer, relays, is_named, endpoints: endpoints.join(" ").into() }
+        let endpoints = endpoints.join(" ").into();
+        Self { peer, membership: None, relays: false, is_named: true, endpoints }
     }
 }
 

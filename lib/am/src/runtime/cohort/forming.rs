@@ -33,9 +33,13 @@ pub(crate) fn leave_handler(core: &Arc<Core>) -> Handler {
         let core = weak.upgrade();
         async move {
             let worker = cx.sender().instance_id();
-            core.ok_or_else(gone)?.update(|book| match leave.is_failure {
-                true => book.membership.handle_abandoned(worker),
-                false => drop(book.membership.handle_leave(worker)),
+            core.ok_or_else(gone)?.update(|book| {
+                let known = book.workers.get(&worker).and_then(|known| known.membership);
+                match leave.is_failure {
+                    _ if known != Some(leave.membership) => {}
+                    true => book.membership.handle_abandoned(worker),
+                    false => drop(book.membership.handle_leave(worker)),
+                }
             });
             Ok(())
         }
@@ -59,7 +63,7 @@ fn handle_join(core: &Arc<Core>, cx: &ActiveMessageContext, join: &Join) -> Resu
     let joined = match core.client.peer(worker) {
         _ if sender.is_foreign() => Err(JoinRefusal::NotANode),
         Some(peer) => {
-            let known = Worker::new(peer, join.relays, false);
+            let known = Worker::joined(peer, join.membership, join.relays);
             take_in(core, &request, sender.incarnation(), known)
         }
         None => return Err(HandlerError::msg("the link was lost; ask again")),
@@ -155,12 +159,12 @@ pub(crate) async fn watch_links(core: Arc<Core>, mut events: LinkEvents) {
 /// A worker that the leader named does not join by itself.
 fn welcome_back(core: &Arc<Core>, worker: InstanceId) {
     let known = core.read(|book| book.workers.get(&worker).cloned()).filter(|worker| worker.is_named);
-    let (Some(known), Some(peer)) = (known, core.client.peer(worker)) else { return };
+    let (Some(_), Some(peer)) = (known, core.client.peer(worker)) else { return };
     let rank = core.read(|book| book.membership.rank_of(worker));
     let candidate =
         Candidate { worker, start: peer.incarnation(), rank, is_spare: rank.is_none(), assigned: None };
     let _ = core.update(|book| {
-        book.workers.insert(worker, Worker::new(peer, known.relays, true));
+        book.workers.insert(worker, Worker::named(peer));
         book.membership.join(candidate)
     });
 }
@@ -271,7 +275,7 @@ impl LeaderWorkerCohort {
         let is_local = endpoints.iter().all(crate::endpoint::Endpoint::is_loopback);
         let request = JoinRequest { worker, rank, is_spare: false, endpoints, is_local };
         let start = peer.incarnation();
-        let known = Worker::new(peer, false, true);
+        let known = Worker::named(peer);
         let place = take_in(core, &request, start, known)?;
         Ok(MemberInfo { rank: place.rank, worker, is_present: true })
     }

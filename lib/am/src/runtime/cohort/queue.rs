@@ -62,8 +62,8 @@ impl LeaderWorkerCohort {
     ///
     /// **At least once**: an item whose worker is lost goes to another, and the lost one may have done it. An item
     /// that was lost with `item_attempts_max` workers, or that all refuse until the deadline, ends with an error. A
-    /// handler's own error is a result. An item for which no worker is there within the deadline ends with [`CohortError::NoWorkers`], and the stream
-    /// after it.
+    /// handler's own error is a result. An item for which no worker is there within the deadline ends with
+    /// [`CohortError::NoWorkers`], and the stream after it.
     pub fn for_each_dynamic<T, R>(
         &self,
         handler: &str,

@@ -46,6 +46,8 @@ pub(crate) fn check_cohort_name(name: &str) -> Result<(), &'static str> {
 /// A worker asks to join.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Join {
+    /// Drawn by the worker for each membership, so that one's end is not the next one's.
+    pub(crate) membership: u64,
     pub(crate) rank: Option<usize>,
     pub(crate) is_spare: bool,
     /// Whether it hands on what is meant for others.
@@ -74,6 +76,7 @@ pub(crate) struct Joined {
 /// A worker goes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Leave {
+    pub(crate) membership: u64,
     /// It has not said that it would.
     pub(crate) is_failure: bool,
 }

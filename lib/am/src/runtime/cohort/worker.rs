@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use rand::RngCore;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -90,6 +91,8 @@ struct Owner {
 
 #[derive(Debug)]
 pub(crate) struct Inner {
+    /// Tells it from other memberships of this node.
+    number: u64,
     pub(crate) client: Client,
     leader: Peer,
     options: JoinOptions,
@@ -163,6 +166,7 @@ async fn join(client: &Client, leader: Peer, options: JoinOptions) -> Result<Wor
         return Err(JoinError::NoSuchCohort { cohort, leader: leader_id, waited });
     }
     let inner = Arc::new(Inner {
+        number: rand::rng().next_u64(),
         client: client.clone(),
         leader,
         options,
@@ -205,7 +209,7 @@ impl Inner {
         let Joined { rank, size, token, grace_ms, barriers } = self.ask(&self.options).await?;
         if self.has_ended() {
             // The last handle was dropped meanwhile, and its word may have come first.
-            let leave = Leave { is_failure: false };
+            let leave = Leave { membership: self.number, is_failure: false };
             let _ = self.leader.confirm(&leave_name(&self.options.cohort), &leave).await;
             return Ok(());
         }
@@ -224,7 +228,8 @@ impl Inner {
     }
 
     async fn ask(&self, options: &JoinOptions) -> Result<Joined, JoinError> {
-        let join = Join { rank: options.rank, is_spare: options.is_spare, relays: options.relays };
+        let JoinOptions { rank, is_spare, relays, .. } = *options;
+        let join = Join { membership: self.number, rank, is_spare, relays };
         match self.leader.call::<JoinAnswer>(&join_name(&options.cohort), &join).await? {
             JoinAnswer::Joined(joined) => Ok(joined),
             JoinAnswer::Refused(refusal) => Err(JoinError::Refused(refusal.into())),
@@ -257,11 +262,15 @@ impl Inner {
 
     /// Nothing more happens to this membership.
     fn end(&self, end: MembershipEnd) {
-        self.standing.send_if_modified(|standing| {
+        let is_first = self.standing.send_if_modified(|standing| {
             let is_first = standing.end.is_none();
             standing.end.get_or_insert(end);
             is_first
         });
+        if !is_first {
+            // The handlers may be those of the next membership by now.
+            return;
+        }
         self.stop.cancel();
         let leader = self.leader.instance_id();
         self.client.unregister(&control_name(&self.options.cohort, leader));
@@ -438,7 +447,7 @@ impl WorkerMembership {
         let inner = &self.owner.inner;
         inner.end(MembershipEnd::Left);
         let _turn = inner.asking.lock().await;
-        let leave = Leave { is_failure: false };
+        let leave = Leave { membership: inner.number, is_failure: false };
         let told = inner.leader.confirm(&leave_name(&inner.options.cohort), &leave).await;
         self.owner.is_told.store(told.is_ok(), Ordering::Relaxed);
     }
@@ -478,7 +487,7 @@ impl Drop for Owner {
         inner.end(MembershipEnd::Left);
         if !self.is_told.load(Ordering::Relaxed) {
             let name = leave_name(&inner.options.cohort);
-            let leave = Leave { is_failure };
+            let leave = Leave { membership: inner.number, is_failure };
             let _ = inner.client.active_message(&name).payload(&leave).try_send(&inner.leader);
         }
     }
