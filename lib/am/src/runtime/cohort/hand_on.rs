@@ -213,7 +213,7 @@ const ASKED_AGAIN_WITHIN: Duration = Duration::from_secs(5);
 /// Each who hands on keeps this part of the time that is left, to answer with what there is.
 const MARGIN_PART: u32 = 10;
 /// And no more than this.
-const MARGIN_MAX: Duration = Duration::from_millis(50);
+const MARGIN_MAX: Duration = Duration::from_millis(200);
 
 /// A member is tried at so many of its endpoints.
 const ENDPOINTS_MAX: usize = 8;
