@@ -78,20 +78,24 @@ async fn call_until(
 
 /// A task for each caller, one call at a time each, until their shares of the amount are reached. Times run from
 /// the phase's beginning, so all stop together.
-pub(crate) async fn by_tasks<C: Call + Clone>(callers: &[C], amount: Amount) -> Result<Sample, RoleError> {
+pub(crate) async fn by_tasks<C: Call>(callers: &mut Vec<C>, amount: Amount) -> Result<Sample, RoleError> {
     let latencies = Arc::new(Mutex::new(Latencies::new()));
     let mut tasks = JoinSet::new();
+    let count = callers.len();
     let began = Instant::now();
-    for (index, caller) in callers.iter().enumerate() {
-        let share = amount.share(index, callers.len());
-        let (mut caller, mut recorder) = (caller.clone(), Recorder::new(latencies.clone()));
+    for (index, mut caller) in callers.drain(..).enumerate() {
+        let share = amount.share(index, count);
+        let mut recorder = Recorder::new(latencies.clone());
         tasks.spawn(async move {
-            call_until(&mut caller, share, began, |took| recorder.record(took)).await.map(|(done, _)| done)
+            let called = call_until(&mut caller, share, began, |took| recorder.record(took)).await;
+            called.map(|(done, _)| (done, caller))
         });
     }
     let mut done = 0;
     while let Some(ended) = tasks.join_next().await {
-        done += ended.map_err(|_| RoleError::TaskPanicked)??;
+        let (calls, caller) = ended.map_err(|_| RoleError::TaskPanicked)??;
+        done += calls;
+        callers.push(caller);
     }
     let elapsed = began.elapsed();
     let latencies = latencies.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -99,7 +103,7 @@ pub(crate) async fn by_tasks<C: Call + Clone>(callers: &[C], amount: Amount) -> 
 }
 
 /// The same number of calls in flight, all held by the task that calls this.
-pub(crate) async fn by_one_task<C: Call + Clone>(callers: &[C], amount: Amount) -> Result<Sample, RoleError> {
+pub(crate) async fn by_one_task<C: Call>(callers: &mut Vec<C>, amount: Amount) -> Result<Sample, RoleError> {
     let mut latencies = Latencies::new();
     let (mut begun, mut done, began) = (0, 0, Instant::now());
     let start = |mut caller: C| async move {
@@ -107,11 +111,8 @@ pub(crate) async fn by_one_task<C: Call + Clone>(callers: &[C], amount: Amount) 
         caller.call().await.map(|()| (caller, asked))
     };
     let mut calls = FuturesUnordered::new();
-    for caller in callers {
-        if amount.is_over(begun, Duration::ZERO) {
-            break;
-        }
-        calls.push(start(caller.clone()));
+    while let Some(caller) = callers.pop_if(|_| !amount.is_over(begun, Duration::ZERO)) {
+        calls.push(start(caller));
         begun += 1;
     }
     let mut last = began;
@@ -120,7 +121,9 @@ pub(crate) async fn by_one_task<C: Call + Clone>(callers: &[C], amount: Amount) 
         done += 1;
         last = Instant::now();
         latencies.record(last - asked);
-        if !amount.is_over(begun, last - began) {
+        if amount.is_over(begun, last - began) {
+            callers.push(caller);
+        } else {
             calls.push(start(caller));
             begun += 1;
         }
@@ -176,18 +179,18 @@ impl<C: Call> Driver for OneAtATime<C> {
 /// Calls from a task each.
 pub(crate) struct ByTasks<C>(pub(crate) Vec<C>);
 
-impl<C: Call + Clone + Sync> Driver for ByTasks<C> {
+impl<C: Call> Driver for ByTasks<C> {
     fn run(&mut self, amount: Amount) -> Phase<'_> {
-        Box::pin(by_tasks(&self.0, amount))
+        Box::pin(by_tasks(&mut self.0, amount))
     }
 }
 
 /// Calls that one task holds.
 pub(crate) struct ByOneTask<C>(pub(crate) Vec<C>);
 
-impl<C: Call + Clone + Sync> Driver for ByOneTask<C> {
+impl<C: Call> Driver for ByOneTask<C> {
     fn run(&mut self, amount: Amount) -> Phase<'_> {
-        Box::pin(by_one_task(&self.0, amount))
+        Box::pin(by_one_task(&mut self.0, amount))
     }
 }
 
@@ -219,15 +222,16 @@ mod tests {
     #[tokio::test]
     async fn each_arrangement_makes_as_many_calls_as_it_says() {
         let calls = Arc::new(Mutex::new(0));
-        let callers = vec![Echo(calls.clone()); 7];
+        let mut callers = vec![Echo(calls.clone()); 7];
         let amount = Amount::Messages(100);
         let samples = [
-            one_at_a_time(&mut callers[0].clone(), amount).await.unwrap(),
-            by_tasks(&callers, amount).await.unwrap(),
-            by_one_task(&callers, amount).await.unwrap(),
+            one_at_a_time(&mut callers[0], amount).await.unwrap(),
+            by_tasks(&mut callers, amount).await.unwrap(),
+            by_one_task(&mut callers, amount).await.unwrap(),
         ];
         assert!(samples.iter().all(|sample| (sample.sent, sample.done) == (100, 100)), "{samples:?}");
-        assert_eq!(by_one_task(&callers, Amount::Messages(3)).await.unwrap().done, 3);
+        assert_eq!(by_one_task(&mut callers, Amount::Messages(3)).await.unwrap().done, 3);
+        assert_eq!(callers.len(), 7, "all are there for the next phase");
         assert_eq!(*calls.lock().unwrap(), 303);
     }
 
