@@ -1,5 +1,5 @@
-//! Plays both roles of every raw workload in this process, over pipes instead of standard streams, and
-//! checks what they say: every message answered and counted, at both ends.
+//! Plays the roles of every workload in this process, over pipes instead of standard streams, for both systems and
+//! all transports, and checks what they say: every message answered and counted, at both ends.
 
 #![allow(clippy::unwrap_used, reason = "test helpers fail by panicking; clippy exempts only test functions")]
 
@@ -7,13 +7,16 @@ use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write, pipe};
 use std::thread::{self, JoinHandle};
 
 use dynamo_am_bench::role::play;
-use dynamo_am_bench::{Amount, Case, Outcome, Place, Role, RoleError, RoleSpec, System, Usage, Workload};
+use dynamo_am_bench::{
+    Amount, Callers, Case, Dispatch, Flood, Outcome, Place, Role, RoleError, RoleSpec, System, Transport,
+    Usage, Workload,
+};
 
 const WARM_UP: u64 = 10;
+const SYSTEMS: [System; 2] = [System::Raw, System::DynamoAm];
 
-fn spec(role: Role, case: Case, amount: Amount) -> RoleSpec {
-    let warm_up = Amount::Messages(WARM_UP);
-    RoleSpec { role, system: System::Raw, case, workers: 2, warm_up, amount, limit_ms: 20_000 }
+fn spec(role: Role, system: System, case: Case, amount: Amount) -> RoleSpec {
+    RoleSpec { role, system, case, workers: 2, warm_up: Amount::Messages(WARM_UP), amount, limit_ms: 20_000 }
 }
 
 /// A role on a thread of its own, and the conductor's ends of its streams.
@@ -45,75 +48,141 @@ impl Played {
         self.order(order);
         serde_json::from_str(&self.line()).unwrap()
     }
+
+    fn addresses(&mut self) -> Vec<String> {
+        let line = self.line();
+        line.strip_prefix("listening ").unwrap().split(' ').map(str::to_owned).collect()
+    }
 }
 
 /// Conducts one measurement and checks the books: what was sent, done and handled is the same number.
-fn measure(case: Case, amount: Amount) -> Outcome {
-    let mut server = Played::start(spec(Role::Server, case, amount));
-    let address = server.line().strip_prefix("listening ").unwrap().to_owned();
-    let mut client = Played::start(spec(Role::Client { address }, case, amount));
+fn measure(system: System, case: Case, amount: Amount) -> Outcome {
+    if case.transport == Transport::Inproc {
+        return measure_in_one_process(system, case, amount);
+    }
+    let mut server = Played::start(spec(Role::Server, system, case, amount));
+    let addresses = server.addresses();
+    let mut client = Played::start(spec(Role::Client { addresses }, system, case, amount));
     assert_eq!(client.line(), "ready");
     let before = server.usage("mark");
-    assert_eq!(before.handled, WARM_UP, "the warm-up of {case} is counted apart");
     client.order("go");
     let outcome: Outcome = serde_json::from_str(&client.line()).unwrap();
     let after = server.usage("stop");
     client.thread.join().unwrap().unwrap();
     server.thread.join().unwrap().unwrap();
-    assert_eq!(outcome.sent, outcome.done, "{case}");
-    assert_eq!(after.handled - before.handled, outcome.done, "{case}");
-    assert!(outcome.elapsed_ns > 0 && outcome.cpu_ns > 0 && after.cpu_ns > before.cpu_ns, "{outcome:?}");
-    assert_eq!(outcome.p50_us.is_some(), case.workload != Workload::Oneway, "{case}");
+    check(&outcome, after.handled - before.handled, system, case);
+    assert!(after.cpu_ns > before.cpu_ns, "{before:?} {after:?}");
     outcome
 }
 
+fn measure_in_one_process(system: System, case: Case, amount: Amount) -> Outcome {
+    let mut both = Played::start(spec(Role::Both, system, case, amount));
+    assert_eq!(both.line(), "ready");
+    both.order("go");
+    let outcome: Outcome = serde_json::from_str(&both.line()).unwrap();
+    both.thread.join().unwrap().unwrap();
+    check(&outcome, outcome.handled.unwrap(), system, case);
+    outcome
+}
+
+fn check(outcome: &Outcome, handled: u64, system: System, case: Case) {
+    assert_eq!((outcome.sent, handled), (outcome.done, outcome.done), "{system} {case}");
+    assert!(outcome.elapsed_ns > 0 && outcome.cpu_ns > 0, "{outcome:?}");
+    let has_latencies = !matches!(case.workload, Workload::Oneway { .. });
+    assert_eq!(outcome.p50_us.is_some(), has_latencies, "{system} {case}");
+}
+
+/// One of each kind.
+fn cases() -> Vec<Case> {
+    vec![
+        Case::rtt(Place::Task),
+        Case::rtt(Place::Main),
+        Case::concurrent(8),
+        Case::new(Workload::Concurrent { outstanding: 8, callers: Callers::One }),
+        Case::oneway(Dispatch::Inline),
+        Case::oneway(Dispatch::Ordered),
+        Case::oneway(Dispatch::Spawned),
+        Case::bulk(),
+        Case::new(Workload::Links { links: 1, outstanding: 6 }),
+        Case::new(Workload::Links { links: 6, outstanding: 6 }),
+        Case::new(Workload::Links { links: 6, outstanding: 18 }),
+    ]
+}
+
 #[test]
-fn rtt_answers_every_call_from_both_places() {
-    for place in [Place::Task, Place::Main] {
-        assert_eq!(measure(Case::rtt(place), Amount::Messages(500)).done, 500);
+fn every_workload_counts_every_message_for_both_systems_over_all_transports() {
+    for transport in [Transport::Tcp, Transport::Ipc, Transport::Inproc] {
+        for system in SYSTEMS {
+            for case in cases() {
+                // Not divisible by the callers, so that the shares differ.
+                let count = if matches!(case.workload, Workload::Bulk { .. }) { 21 } else { 1_003 };
+                let outcome = measure(system, Case { transport, ..case }, Amount::Messages(count));
+                assert_eq!(outcome.done, count, "{system} {case} {transport}");
+            }
+        }
     }
 }
 
 #[test]
-fn concurrent_answers_every_callers_share() {
-    // Not divisible by the callers, so that the shares differ.
-    assert_eq!(measure(Case::concurrent(64), Amount::Messages(5_003)).done, 5_003);
-    assert_eq!(measure(Case::concurrent(256), Amount::Messages(300)).done, 300);
+fn calls_beside_a_flood_are_counted_with_it() {
+    for system in SYSTEMS {
+        for flood in [Flood::Same, Flood::Other] {
+            for transport in [Transport::Tcp, Transport::Inproc] {
+                let case = Case { transport, ..Case::new(Workload::Loaded { flood }) };
+                let outcome = measure(system, case, Amount::Messages(100));
+                assert!(outcome.done > 100 + 1_000, "{system} {case}: {outcome:?}");
+            }
+        }
+    }
 }
 
 #[test]
-fn oneway_counts_every_message_at_the_receiver() {
-    assert_eq!(measure(Case::oneway(), Amount::Messages(100_001)).done, 100_001);
+fn idle_links_are_all_there_and_take_memory() {
+    for system in SYSTEMS {
+        let case = Case::new(Workload::Idle { links: 200 });
+        let outcome = measure(system, case, Amount::Messages(1));
+        assert_eq!(outcome.done, 200, "the count is that of links: {system}");
+    }
 }
 
 #[test]
-fn bulk_acknowledges_every_payload() {
-    assert_eq!(measure(Case::bulk(), Amount::Messages(40)).done, 40);
+fn busy_polling_works_from_both_places() {
+    for system in SYSTEMS {
+        for place in [Place::Task, Place::Main] {
+            let case = Case::new(Workload::Rtt { place, busy_poll: true });
+            assert_eq!(measure(system, case, Amount::Messages(200)).done, 200);
+        }
+    }
 }
 
 #[test]
 fn a_phase_of_fixed_time_ends_with_everything_it_began() {
-    for case in [Case::rtt(Place::Main), Case::concurrent(8), Case::oneway(), Case::bulk()] {
-        let outcome = measure(case, Amount::Millis(20));
-        assert!(outcome.done > 0 && outcome.elapsed_ns >= 20_000_000, "{case}: {outcome:?}");
+    for system in SYSTEMS {
+        for case in cases() {
+            let outcome = measure(system, case, Amount::Millis(20));
+            assert!(outcome.done > 0 && outcome.elapsed_ns >= 20_000_000, "{system} {case}: {outcome:?}");
+        }
     }
 }
 
 #[test]
 fn payloads_of_every_size_class_pass() {
-    for payload_bytes in [0, 1, 65_524, 200_000] {
-        for case in [Case::rtt(Place::Task), Case::concurrent(4), Case::oneway(), Case::bulk()] {
-            assert_eq!(measure(Case { payload_bytes, ..case }, Amount::Messages(20)).done, 20);
+    for system in SYSTEMS {
+        for payload_bytes in [0, 1, 65_524, 200_000] {
+            for case in cases() {
+                let outcome = measure(system, Case { payload_bytes, ..case }, Amount::Messages(20));
+                assert_eq!(outcome.done, 20, "{system} {case}");
+            }
         }
     }
 }
 
 #[test]
 fn a_server_that_goes_away_fails_the_clients_calls() {
-    for case in [Case::rtt(Place::Task), Case::concurrent(8), Case::oneway(), Case::bulk()] {
-        let mut server = Played::start(spec(Role::Server, case, Amount::Messages(1)));
-        let address = server.line().strip_prefix("listening ").unwrap().to_owned();
-        let mut client = Played::start(spec(Role::Client { address }, case, Amount::Millis(60_000)));
+    for case in cases() {
+        let mut server = Played::start(spec(Role::Server, System::Raw, case, Amount::Messages(1)));
+        let role = Role::Client { addresses: server.addresses() };
+        let mut client = Played::start(spec(role, System::Raw, case, Amount::Millis(60_000)));
         assert_eq!(client.line(), "ready");
         client.order("go");
         server.order("stop");
@@ -125,7 +194,8 @@ fn a_server_that_goes_away_fails_the_clients_calls() {
 
 #[test]
 fn a_role_ends_when_its_conductor_does() {
-    let mut server = Played::start(spec(Role::Server, Case::rtt(Place::Task), Amount::Messages(1)));
+    let spec = spec(Role::Server, System::Raw, Case::rtt(Place::Task), Amount::Messages(1));
+    let mut server = Played::start(spec);
     server.line();
     drop(server.orders);
     server.thread.join().unwrap().unwrap();
@@ -133,11 +203,12 @@ fn a_role_ends_when_its_conductor_does() {
 
 #[test]
 fn a_phase_over_its_limit_is_an_error_that_names_it() {
-    let mut server = Played::start(spec(Role::Server, Case::rtt(Place::Task), Amount::Messages(1)));
-    let address = server.line().strip_prefix("listening ").unwrap().to_owned();
+    let raw = |role, case, amount| spec(role, System::Raw, case, amount);
+    let mut server = Played::start(raw(Role::Server, Case::rtt(Place::Task), Amount::Messages(1)));
+    let addresses = server.addresses();
     for place in [Place::Task, Place::Main] {
-        let role = Role::Client { address: address.clone() };
-        let endless = RoleSpec { limit_ms: 30, ..spec(role, Case::rtt(place), Amount::Messages(u64::MAX)) };
+        let role = Role::Client { addresses: addresses.clone() };
+        let endless = RoleSpec { limit_ms: 30, ..raw(role, Case::rtt(place), Amount::Messages(u64::MAX)) };
         let mut client = Played::start(RoleSpec { warm_up: Amount::Millis(0), ..endless });
         assert_eq!(client.line(), "ready");
         client.order("go");
