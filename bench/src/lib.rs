@@ -15,6 +15,7 @@
 mod case;
 mod drive;
 mod error;
+pub mod exact;
 mod files;
 mod harness;
 mod node;
