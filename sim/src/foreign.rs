@@ -73,7 +73,11 @@ pub async fn visit(world: Arc<World>, number: u8) {
         };
         world.log.note(format!("{life:?}, a {manner:?}, visits {to}"));
         let until = Instant::now() + dice.millis(50, 3000);
-        let ended = timeout_at(until, visitor.stay(&mut dice)).await;
+        let ended = tokio::select! {
+            biased;
+            () = world.quiet.cancelled() => None,
+            ended = timeout_at(until, visitor.stay(&mut dice)) => ended.ok(),
+        };
         world.log.note(format!("{life:?} leaves: {ended:?}"));
         life.life += 1;
     }
@@ -193,12 +197,9 @@ impl Visitor {
         }
         let until = Instant::now() + PATIENCE;
         loop {
-            let answer = match timeout_at(until, self.answer()).await {
-                Ok(answer) => answer,
-                Err(_) => {
-                    asked.end(End::Dropped);
-                    return Ok(());
-                }
+            let Ok(answer) = timeout_at(until, self.answer()).await else {
+                asked.end(End::Dropped);
+                return Ok(());
             };
             let (head, payload) = match answer {
                 Ok(answer) => answer,
@@ -211,8 +212,8 @@ impl Visitor {
                 asked.end(End::Broken("an answer without a header".to_owned()));
                 return Ok(());
             };
-            // Answers to what was given up come late.
-            if header.id == asked.number {
+            // Answers to what was given up come late, and nodes call whoever is there.
+            if header.id == asked.number && header.kind != Frame::Message {
                 asked.end(end_of(&header, &payload, asked.number, kind, &plan));
                 return Ok(());
             }

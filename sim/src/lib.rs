@@ -15,3 +15,8 @@ pub mod scenario;
 pub mod traffic;
 pub mod trouble;
 pub mod world;
+
+/// Lets simulated time pass, in which everything else goes on.
+pub async fn pass(time: std::time::Duration) {
+    tokio::time::sleep(time).await;
+}

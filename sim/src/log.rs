@@ -129,6 +129,8 @@ pub enum Event {
     Down(Life, String, String),
     /// A node leaves a peer on purpose.
     Left(u8, String),
+    /// A node with the identity of one slot's came to another slot's node; whether it was let in.
+    Theft(u8, u8, bool),
     /// Another link event.
     Link(Life, String),
     /// Something on the network: which connection, and what.

@@ -67,6 +67,10 @@ fn work(options: &Options, next: &AtomicU64, failed: &Mutex<Vec<u64>>) {
         if seed >= options.seed + options.seeds || is_enough {
             return;
         }
+        let done = seed - options.seed;
+        if done > 0 && done.is_multiple_of(5000) {
+            println!("{done} seeds begun");
+        }
         let mut report = run::seed(seed);
         if options.twice {
             let again = run::seed(seed);

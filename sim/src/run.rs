@@ -1,10 +1,12 @@
 //! One run: trouble, then peace, then the end; and what the oracle says of it.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use dynamo_am::NodeTables;
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use crate::calls;
@@ -23,6 +25,10 @@ const PEACE: Duration = Duration::from_secs(10);
 const WORK_GAP: Duration = Duration::from_secs(2);
 /// What they had taken is done after this.
 const BACKLOG_MAX: Duration = Duration::from_secs(300);
+/// Calls of a probe, all at once; the fewest that can wait for an answer at once are three.
+const PROBES: usize = 3;
+/// Octets a second on a network on which nothing goes on, for each node: PINGs and PONGs.
+const QUIET_LEN_MAX: u64 = 20_000;
 /// How often that is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -63,6 +69,37 @@ fn hook_panics() {
     });
 }
 
+/// A run takes a fraction of a second; one that takes this long has nodes that answer themselves without end, so that
+/// simulated time stands still.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The runs that go on, and since when.
+static RUNNING: Mutex<BTreeMap<u64, std::time::Instant>> = Mutex::new(BTreeMap::new());
+
+/// Ends the process when a run does not end: there is no other way out of it.
+fn watch(seed: u64) {
+    static WATCHER: Once = Once::new();
+    RUNNING.lock().insert(seed, std::time::Instant::now());
+    WATCHER.call_once(|| {
+        std::thread::spawn(|| {
+            loop {
+                std::thread::sleep(Duration::from_secs(1));
+                let stuck = RUNNING
+                    .lock()
+                    .iter()
+                    .find(|(_, began)| began.elapsed() > PATIENCE)
+                    .map(|(seed, _)| *seed);
+                if let Some(seed) = stuck {
+                    println!(
+                        "seed {seed} violates 1 promises:\n  endless: it has not ended after {PATIENCE:?}"
+                    );
+                    std::process::exit(1);
+                }
+            }
+        });
+    });
+}
+
 /// Runs one seed from beginning to end.
 ///
 /// # Panics
@@ -71,6 +108,7 @@ fn hook_panics() {
 #[must_use]
 pub fn seed(seed: u64) -> Report {
     hook_panics();
+    watch(seed);
     PANICS.take();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -93,6 +131,7 @@ pub fn seed(seed: u64) -> Report {
         violations.push(format!("tasks: {tasks} are left when all nodes have ended"));
     }
     violations.extend(PANICS.take().into_iter().map(|panic| format!("panic: {panic}")));
+    RUNNING.lock().remove(&seed);
     Report { seed, violations, hash: hash(&entries), entries }
 }
 
@@ -132,6 +171,7 @@ async fn make_peace(world: &Arc<World>) {
         }
         let left = what_is_left(world);
         if silent.is_empty() && left.is_empty() {
+            be_quiet(world).await;
             return world.log.note("all is well");
         }
         // Work that was taken before is not trouble: handlers may go on with it.
@@ -146,6 +186,18 @@ async fn make_peace(world: &Arc<World>) {
     }
 }
 
+/// Nothing goes on, so next to nothing is sent.
+async fn be_quiet(world: &World) {
+    let before = world.net.octets();
+    sleep(Duration::from_secs(1)).await;
+    let sent = world.net.octets() - before;
+    if sent > QUIET_LEN_MAX * u64::from(world.scenario.slots()) {
+        world
+            .log
+            .wrong(format!("quiet: {sent} octets passed in a second in which nobody had anything to say"));
+    }
+}
+
 /// Whether a call from one to the other goes well, over any link that they have.
 async fn talks(world: &World, from: u8, to: u8) -> bool {
     let ends = [from, to].map(|slot| {
@@ -155,8 +207,18 @@ async fn talks(world: &World, from: u8, to: u8) -> bool {
     let [Some((life, client)), Some((target, _))] = ends else { return false };
     let version = if world.scenario.keeps_identity { 0 } else { target.life };
     let Some(peer) = client.peer(identity(to, version)) else { return false };
-    let end = calls::run(&world.log, life, &client, &peer, traffic::probe()).await;
-    end == End::Reply(true)
+    // Several at once, so that some wait for the credit of others.
+    let probes: Vec<_> = (0..PROBES)
+        .map(|_| {
+            let (log, client, peer) = (world.log.clone(), client.clone(), peer.clone());
+            tokio::spawn(async move { calls::run(&log, life, &client, &peer, traffic::probe()).await })
+        })
+        .collect();
+    let mut is_well = true;
+    for probe in probes {
+        is_well &= probe.await.is_ok_and(|end| end == End::Reply(true));
+    }
+    is_well
 }
 
 /// What is not empty, in words.

@@ -36,6 +36,8 @@ pub struct Scenario {
     pub dice: Dice,
     /// Nothing goes wrong on purpose, so nothing may fail.
     pub is_calm: bool,
+    /// Connections are slow and awkward and never fail, and nodes go in good order: nothing may be lost.
+    pub is_orderly: bool,
     /// Faults of connections.
     pub rates: FaultRates,
     /// Faults of nodes.
@@ -67,8 +69,12 @@ impl Scenario {
         let mut dice = Dice::new(seed).fork(1);
         let slots = dice.between(2, 5) as u8;
         let is_calm = dice.per_mille(80);
-        let rates = FaultRates::drawn(&mut dice);
-        let node_faults = node_faults(&mut dice);
+        let is_orderly = !is_calm && dice.per_mille(200);
+        let mut rates = FaultRates::drawn(&mut dice);
+        let mut node_faults = node_faults(&mut dice);
+        if is_orderly {
+            (rates, node_faults) = (orderly_rates(&rates), orderly_faults(node_faults, &mut dice));
+        }
         let limits: Vec<_> = {
             let are_alike = dice.per_mille(300);
             let mut drawn: Vec<_> = (0..slots).map(|_| limits(&mut dice)).collect();
@@ -82,6 +88,7 @@ impl Scenario {
         Self {
             seed,
             is_calm,
+            is_orderly,
             rates: if is_calm { FaultRates::none() } else { rates },
             node_faults: if is_calm { NodeFaults::default() } else { node_faults },
             trouble: dice.millis(1500, longest),
@@ -158,6 +165,33 @@ fn node_faults(dice: &mut Dice) -> NodeFaults {
         dial_again: often([10, 60]),
         jump: often([1, 5]),
         thief: often([2, 6]),
+    }
+}
+
+/// What is left of trouble when no connection ever fails.
+fn orderly_rates(rates: &FaultRates) -> FaultRates {
+    FaultRates {
+        stall: 0,
+        cut: 0,
+        reset: 0,
+        half_reset: 0,
+        half_open: 0,
+        refused_dial: 0,
+        lost_dial: 0,
+        latency_ms: rates.latency_ms.min(5),
+        jitter_ms: rates.jitter_ms.min(10),
+        capacity_max: rates.capacity_max.max(4096),
+        ..rates.clone()
+    }
+}
+
+fn orderly_faults(faults: NodeFaults, dice: &mut Dice) -> NodeFaults {
+    let has_thieves = dice.per_mille(300);
+    NodeFaults {
+        dial_again: faults.dial_again.max(20),
+        shutdown: if has_thieves { 0 } else { faults.shutdown.max(6) },
+        thief: if has_thieves { 10 } else { 0 },
+        ..NodeFaults::default()
     }
 }
 

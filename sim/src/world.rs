@@ -76,6 +76,7 @@ impl World {
                 NetEvent::Opened { conn, from, to } => Event::Opened(*conn, slot_of(*from), slot_of(*to)),
                 NetEvent::Closed { conn, .. } => Event::Closed(*conn),
                 NetEvent::Fault { conn, what } => Event::Net(*conn, what.clone()),
+                NetEvent::Endless => Event::Wrong("endless: nodes answer each other without end".to_owned()),
                 _ => return,
             });
         });
@@ -180,7 +181,7 @@ impl World {
         let visits = async {
             for to in 0..slots {
                 let found = client.connect(format!("tcp://{}", address(to))).await;
-                log.note(format!("the thief of {slot} at {to}: {}", found.is_ok()));
+                log.push(Event::Theft(slot, to, found.is_ok()));
                 if let Ok(peer) = found {
                     calls::run(&log, life, &client, &peer, traffic::probe()).await;
                 }

@@ -50,7 +50,10 @@ fn main() -> ExitCode {
 
 fn test(repository: &Repository) -> Outcome {
     let python = python::with_pyzmq(repository)?;
-    step::run(repository.cargo(&["test", "--workspace", "--all-features"]).env(python::VARIABLE, &python))?;
+    // The simulation has a profile of its own, or it would take minutes.
+    let most = ["test", "--workspace", "--all-features", "--exclude", "dynamo-am-sim"];
+    step::run(repository.cargo(&most).env(python::VARIABLE, &python))?;
+    step::run(&mut repository.cargo(&["test", "--profile", "sim", "-p", "dynamo-am-sim"]))?;
     step::run(&mut repository.cargo(&["test", "-p", "dynamo-am", "--no-default-features", "--lib"]))?;
     step::heading("cargo xtask tidy");
     tidy::run(repository)?;

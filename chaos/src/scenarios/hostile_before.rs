@@ -24,7 +24,13 @@ pub(super) fn slow_loris(target: Target) -> Result<Vec<Finding>> {
     raise_descriptors(count + 100)?;
     let mut slow = Vec::new();
     let mut refused = 0;
+    let mut round = Instant::now();
     for number in 0..count {
+        // The first ones creep while the last ones come.
+        if round.elapsed() > Duration::from_secs(1) {
+            slow.iter_mut().for_each(Slow::creep);
+            round = Instant::now();
+        }
         match Slow::connect(target, number) {
             Ok(connection) => slow.push(connection),
             // More handshakes than a node takes at once.

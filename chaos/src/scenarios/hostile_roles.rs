@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use dynamo_am::{ActiveMessageManager, CallError, Client, Handler, HandlerError, Limits, Peer, Raw};
 use rustix::process::{Resource, Rlimit, setrlimit};
+use tokio::time::MissedTickBehavior;
 
 use super::hostile_stage::{HonestCounts, NodeArguments, NodeHealth};
 use crate::failure::Result;
@@ -15,14 +16,17 @@ use crate::scenario::block_on;
 
 /// Calls that the honest client has under way at once.
 const HONEST_CALLS: u64 = 8;
+/// Each of them begins so long after the one before it, unless that has taken longer: a client with a demand of its
+/// own, 8000 calls a second, rather than one that takes what it can get.
+const HONEST_PAUSE: Duration = Duration::from_millis(1);
 /// Payload of every other honest call.
 const HONEST_PAYLOAD_LEN: usize = 256;
 /// What `nap` takes: a handler whose queue fills.
 const NAP: Duration = Duration::from_millis(5);
 /// What `hold` takes: longer than an attacker's descriptors may stay behind.
 const HOLD: Duration = Duration::from_secs(4);
-/// So many of `hold` run at once: more than one link's credit.
-const HOLDS_MAX: usize = 16_384;
+/// So many of `hold` run at once: more than all links together can have here.
+const HOLDS_MAX: usize = 65_536;
 /// What `mib` answers with.
 const MIB: usize = 1 << 20;
 
@@ -130,7 +134,10 @@ pub(super) fn honest(arguments: &str) -> Result<()> {
 /// Calls one after the other, and checks each answer.
 async fn call_on(peer: Peer, number: u64, tally: Arc<Tally>, mut paused: tokio::sync::watch::Receiver<bool>) {
     let payload = Raw::from(vec![number.to_le_bytes()[0]; HONEST_PAYLOAD_LEN]);
+    let mut ticks = tokio::time::interval(HONEST_PAUSE);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for n in 0_i64.. {
+        ticks.tick().await;
         if paused.wait_for(|paused| !paused).await.is_err() {
             return;
         }
@@ -149,8 +156,6 @@ async fn call_on(peer: Peer, number: u64, tally: Arc<Tally>, mut paused: tokio::
             Ok(false) => tally.fail("an answer that is wrong".to_owned()),
             Err(error) => {
                 tally.fail(error.to_string());
-                // A link that is lost must not make this a busy loop.
-                tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
     }

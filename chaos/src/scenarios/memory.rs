@@ -192,8 +192,7 @@ fn offer_to_deaf(form: Form, hello: OwnHello) -> Result<Figures> {
     block_on(2, async {
         let mut figures = Figures::new();
         let mut sender = Node::start().await?;
-        let mut healthy =
-            Healthy::start(sender.address, form.pick(Duration::from_secs(1), PATIENCE / 4)).await?;
+        let mut healthy = Healthy::start(form, sender.address).await?;
         let deaf = DeafPeer::granting(sender.address, hello)?;
         sender.watch()?;
         healthy.disturbed_from_now().await?;
@@ -219,8 +218,7 @@ fn thousand_deaf_receivers(form: Form) -> Result<Figures> {
         let links = form.pick(100, 1000);
         super::hostile_tools::raise_descriptors(2 * links + 100)?;
         let mut sender = Node::start().await?;
-        let mut healthy =
-            Healthy::start(sender.address, form.pick(Duration::from_secs(1), PATIENCE / 4)).await?;
+        let mut healthy = Healthy::start(form, sender.address).await?;
         let deaf = DeafPeer::start_many(sender.address, links)?;
         sender.watch()?;
         healthy.disturbed_from_now().await?;
@@ -244,8 +242,7 @@ fn hung_receiver(form: Form) -> Result<Figures> {
         let (mut sender, mut receiver) = (Node::start().await?, Node::start().await?);
         // It comes first, so that it is granted much.
         let peer: Vec<u8> = sender.tell(&Order::Connect(receiver.address), "its peer", PATIENCE).await?;
-        let mut healthy =
-            Healthy::start(receiver.address, form.pick(Duration::from_secs(1), PATIENCE / 4)).await?;
+        let mut healthy = Healthy::start(form, receiver.address).await?;
         sender.watch()?;
         receiver.watch()?;
         healthy.disturbed_from_now().await?;

@@ -20,8 +20,7 @@ pub(super) fn unpolled_calls(form: Form) -> Result<Figures> {
     block_on(2, async {
         let mut figures = Figures::new();
         let (mut caller, mut callee) = (Node::start().await?, Node::start().await?);
-        let mut healthy =
-            Healthy::start(callee.address, form.pick(Duration::from_secs(1), PATIENCE / 4)).await?;
+        let mut healthy = Healthy::start(form, callee.address).await?;
         let peer: Vec<u8> = caller.tell(&Order::Connect(callee.address), "its peer", PATIENCE).await?;
         caller.watch()?;
         callee.watch()?;
@@ -52,8 +51,7 @@ pub(super) fn deaf_caller(form: Form) -> Result<Figures> {
         let mut figures = Figures::new();
         let mut callee = Node::start().await?;
         let mut deaf = DeafPeer::start(callee.address, 1)?;
-        let mut healthy =
-            Healthy::start(callee.address, form.pick(Duration::from_secs(1), PATIENCE / 4)).await?;
+        let mut healthy = Healthy::start(form, callee.address).await?;
         callee.watch()?;
         healthy.disturbed_from_now().await?;
         let (messages, _) = deaf.granted()?;
@@ -99,8 +97,7 @@ fn many_senders(form: Form, lens: &'static [usize]) -> Result<Figures> {
         let mut receiver = Node::start().await?;
         // They come first, so that the first of them are granted much.
         let mut senders = DeafPeer::start_many(receiver.address, links)?;
-        let mut healthy =
-            Healthy::start(receiver.address, form.pick(Duration::from_secs(1), PATIENCE / 4)).await?;
+        let mut healthy = Healthy::start(form, receiver.address).await?;
         receiver.watch()?;
         healthy.disturbed_from_now().await?;
         let sent = tokio::task::spawn_blocking(move || {

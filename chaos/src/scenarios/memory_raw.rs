@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::memory_roles::number_of;
@@ -45,19 +45,21 @@ impl DeafPeer {
     /// The same for one that says of itself what it likes.
     pub(super) fn granting(address: SocketAddr, hello: OwnHello) -> Result<Self> {
         let one = Self::connect(address, hello)?;
-        keep_alive(vec![one.client.stream().try_clone()?], &one.alive);
+        keep_alive(&Arc::new(Mutex::new(vec![one.client.stream().try_clone()?])), &one.alive);
         Ok(one)
     }
 
-    /// The same for many, with one thread.
+    /// The same for many, with one thread, which begins before the last has come: that may take a while.
     pub(super) fn start_many(address: SocketAddr, count: u64) -> Result<Vec<Self>> {
-        let peers = (1..=count)
-            .map(|number| Self::connect(address, OwnHello::numbered(number)))
-            .collect::<Result<Vec<_>>>()?;
-        let streams =
-            peers.iter().map(|peer| peer.client.stream().try_clone()).collect::<std::io::Result<_>>()?;
-        if let Some(first) = peers.first() {
-            keep_alive(streams, &first.alive);
+        let streams = Arc::new(Mutex::new(Vec::new()));
+        let alive = Arc::new(AtomicBool::new(true));
+        keep_alive(&streams, &alive);
+        let mut peers = Vec::new();
+        for number in 1..=count {
+            let mut peer = Self::connect(address, OwnHello::numbered(number))?;
+            peer.alive = alive.clone();
+            streams.lock().unwrap_or_else(PoisonError::into_inner).push(peer.client.stream().try_clone()?);
+            peers.push(peer);
         }
         Ok(peers)
     }
@@ -112,15 +114,15 @@ impl Drop for DeafPeer {
     }
 }
 
-/// PINGs until the peer is dropped or the node closes.
-fn keep_alive(streams: Vec<TcpStream>, alive: &Arc<AtomicBool>) {
-    let alive = alive.clone();
+/// PINGs until one of the peers is dropped.
+fn keep_alive(streams: &Arc<Mutex<Vec<TcpStream>>>, alive: &Arc<AtomicBool>) {
+    let (streams, alive) = (streams.clone(), alive.clone());
     std::thread::spawn(move || {
         let ping = command("PING", &[0, 0]);
         while alive.load(Ordering::Relaxed) {
-            for stream in &streams {
+            for stream in streams.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
                 // One that is closed is noticed by who reads it.
-                let _ = (&*stream).write_all(&ping);
+                let _ = stream.write_all(&ping);
             }
             std::thread::sleep(PING_INTERVAL);
         }

@@ -57,8 +57,7 @@ pub(super) fn deaf(form: Form) -> Result<Figures> {
         let after: Vec<Vec<u8>> = node.tell(&Order::Peers, "its peers", PATIENCE).await?;
         let found: Vec<_> = after.into_iter().filter(|peer| !before.contains(peer)).collect();
         crate::ensure!(found.len() == 1, "the node has {} new peers instead of the libzmq peer", found.len());
-        let mut healthy =
-            Healthy::start(node.address, form.pick(Duration::from_secs(1), PATIENCE / 4)).await?;
+        let mut healthy = Healthy::start(form, node.address).await?;
         node.watch()?;
         healthy.disturbed_from_now().await?;
         let order = Order::Offer(offer(form, found, "sequence"));

@@ -35,8 +35,8 @@
 //!
 //! Nothing is ever resent: each message is handled at most once. [`CallError`] tells whether the handler can have
 //! run ([`is_retry_safe`](CallError::is_retry_safe)) and whether trying again can help
-//! ([`is_transient`](CallError::is_transient)); [`Retry`] tries again where both say so. Every call has a deadline (30 s unless it says otherwise), which
-//! travels with it and which nested calls inherit.
+//! ([`is_transient`](CallError::is_transient)); [`Retry`] tries again where both say so. Every call has a deadline
+//! (30 s unless it says otherwise), which travels with it and which nested calls inherit.
 //!
 //! # What dropping a future does on the wire
 //!
@@ -93,6 +93,8 @@ pub use api::{
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{BindError, ConnectAttempt, ConnectError, RegisterError, StartError};
 pub use id::{Incarnation, InstanceId, InstanceIdError};
+#[cfg(feature = "test-util")]
+pub use inspect::{LinkTables, NodeTables};
 pub use limits::Limits;
 #[cfg(feature = "runtime")]
 pub use runtime::{
@@ -101,8 +103,6 @@ pub use runtime::{
     registry::{HandlerEvent, HandlerEvents},
     shutdown::ShutdownError,
 };
-#[cfg(feature = "test-util")]
-pub use inspect::{LinkTables, NodeTables};
 #[cfg(feature = "test-util")]
 pub use test_node::{TestNode, TestNodeError};
 pub use wire::codes::{Codec, DeliveryMode};

@@ -276,3 +276,20 @@ async fn a_peer_that_does_not_take_its_answers_is_closed_as_a_slow_consumer() {
     assert!(reason.contains("does not read"), "{reason}");
     node.shutdown().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_small_message_is_taken_while_a_large_one_is_on_its_way() {
+    let (nodes, peer) = common::linked(Limits::default(), Limits::default()).await;
+    let server = &nodes[0];
+    server.register(Handler::inline_raw("size", |_cx, payload| Ok(payload.len()))).unwrap();
+    let client = nodes[1].client();
+    let payload = Raw::from(vec![7; 64 * MIB]);
+    let large = client.active_message("size").payload(&payload).expect_response::<usize>();
+    let large = soon("room", large.send(&peer)).await.unwrap();
+    for n in 0..100_i64 {
+        let small = client.active_message("double").payload(&n).expect_response::<i64>().try_send(&peer);
+        assert_eq!(soon("a small answer", small.unwrap().response()).await, Ok(2 * n));
+    }
+    assert_eq!(soon("the large answer", large.response()).await, Ok(64 * MIB));
+    end(nodes).await;
+}

@@ -65,7 +65,13 @@ async fn what_may_have_run_is_called_again_only_if_it_is_idempotent() {
     let client = nodes[1].client();
     let call = || async {
         let message = client.active_message("slow_at_first").payload(&());
-        message.deadline(Duration::from_millis(30)).expect_response::<()>().send(&peer).await?.response().await
+        message
+            .deadline(Duration::from_millis(30))
+            .expect_response::<()>()
+            .send(&peer)
+            .await?
+            .response()
+            .await
     };
     let once = soon("one attempt", quick().run(call)).await;
     assert!(matches!(once, Err(CallError::DeadlineExceeded { .. })), "{once:?}");

@@ -15,6 +15,7 @@ use std::time::Duration;
 use dynamo_am::Endpoint;
 use dynamo_am::error::BindError;
 use dynamo_am::transport::inproc::InprocTransport;
+use dynamo_am::transport::sim::{Dice, FaultRates, SimNetwork};
 use dynamo_am::transport::{Listener, PeerAddress, ThinTransport, conformance};
 use dynamo_am::zmq::{IpcTransport, TcpTransport, is_in_runtime_dir, runtime_dir};
 
@@ -46,6 +47,14 @@ fn inproc_case() -> Case {
     Case { transport: Arc::new(InprocTransport::new()), endpoint, _directory: None }
 }
 
+/// Without the faults that lose octets, which it is made for, the simulated network is a transport like any other.
+fn sim_case() -> Case {
+    let rates = FaultRates { short_read: 200, short_write: 200, blocked_write: 100, ..FaultRates::none() };
+    let net = SimNetwork::new(Dice::new(1), rates, Box::new(|_| ()));
+    let transport = net.transport([10, 0, 0, 1].into());
+    Case { transport, endpoint: "tcp://10.0.0.1:0".parse().unwrap(), _directory: None }
+}
+
 macro_rules! conforms {
     ($kind:ident, $make:ident: $($bullet:ident)+) => {
         mod $kind {
@@ -69,6 +78,7 @@ conforms_in_all!(tcp, tcp_case);
 conforms_in_all!(ipc_private, ipc_private_case);
 conforms_in_all!(ipc_path, ipc_path_case);
 conforms_in_all!(inproc, inproc_case);
+conforms_in_all!(sim, sim_case);
 
 #[tokio::test]
 async fn the_suite_runs_as_a_whole_as_other_crates_run_it() {

@@ -5,6 +5,9 @@ use crate::log::End;
 use crate::message::{Kind, Mode, Outcome};
 
 pub(super) fn judge(joined: &Joined<'_>, violations: &mut Vec<String>) {
+    if joined.scenario.is_orderly {
+        return orderly(joined, violations);
+    }
     if !joined.scenario.is_calm {
         return;
     }
@@ -30,6 +33,37 @@ pub(super) fn judge(joined: &Joined<'_>, violations: &mut Vec<String>) {
             violations.push(format!("calm: {name} ended with {end:?}"));
         }
     }
+}
+
+/// Where nodes go in good order nothing that they took is lost: not the one-way messages, and no answer.
+fn orderly(joined: &Joined<'_>, violations: &mut Vec<String>) {
+    for message in &joined.messages {
+        let Some((ended, end)) = message.end() else { continue };
+        let name = message.name();
+        let is_ours = joined.nodes.iter().any(|(instance, ..)| *instance == message.to);
+        if !is_ours || crate::foreign::is_foreign(message.by) || is_hasty(joined, message) {
+            continue;
+        }
+        let was_taken = message.accepted.is_some() && message.kind != Kind::Absent;
+        if was_taken
+            && message.mode == Mode::OneWay
+            && message.runs.is_empty()
+            && !is_cut_short(joined, message)
+        {
+            violations.push(format!("drain: {name} was taken and never handled"));
+        }
+        if matches!(end, End::PeerLost(_)) && !message.is_nested {
+            violations.push(format!("drain: {name} ended with {end:?} at {:?}", ended.at));
+        }
+    }
+}
+
+/// Whether its own node went meanwhile, or the other went before its handlers had ended, which its own limit allows.
+fn is_hasty(joined: &Joined<'_>, message: &Message) -> bool {
+    joined.stopped.iter().any(|(life, place, is_well)| {
+        let is_hasty_other = !is_well && joined.instance(*life) == Some(&message.to);
+        (*life == message.by || is_hasty_other) && place.at >= message.place.at
+    }) || matches!(message.kind, Kind::Never | Kind::Nested)
 }
 
 /// Credit for one-way messages and few at once can leave some of them to the end of the run.

@@ -75,6 +75,10 @@ pub(crate) struct Joined<'a> {
     pub(crate) nodes: Vec<(String, Life, Place)>,
     /// When the clock jumped, and how far.
     pub(crate) jumps: Vec<(Place, Duration)>,
+    /// Nodes that began to go in good order.
+    pub(crate) draining: Vec<Life>,
+    /// Nodes that ended, when, and whether all that they had to do was done.
+    pub(crate) stopped: Vec<(Life, Place, bool)>,
 }
 
 /// Everything that is wrong with a run; empty when nothing is.
@@ -91,7 +95,15 @@ pub fn judge(scenario: &Scenario, entries: &[Entry]) -> Vec<String> {
 }
 
 fn join<'a>(scenario: &'a Scenario, entries: &'a [Entry], violations: &mut Vec<String>) -> Joined<'a> {
-    let mut joined = Joined { scenario, entries, messages: Vec::new(), nodes: Vec::new(), jumps: Vec::new() };
+    let mut joined = Joined {
+        scenario,
+        entries,
+        messages: Vec::new(),
+        nodes: Vec::new(),
+        jumps: Vec::new(),
+        draining: Vec::new(),
+        stopped: Vec::new(),
+    };
     for (index, entry) in entries.iter().enumerate() {
         let place = Place { index, at: entry.at };
         add(&mut joined, place, &entry.event, violations);
@@ -132,6 +144,8 @@ fn add(joined: &mut Joined<'_>, place: Place, event: &Event, violations: &mut Ve
         }
         Event::Done(number, done) => with(joined, *number, violations, |m| m.dones.push((place, *done))),
         Event::Started(life, instance) => joined.nodes.push((instance.clone(), *life, place)),
+        Event::Draining(life) => joined.draining.push(*life),
+        Event::Stopped(life, how) => joined.stopped.push((*life, place, how.contains("Ok(())"))),
         Event::Jump(jump) => joined.jumps.push((place, *jump)),
         Event::Wrong(text) => violations.push(text.clone()),
         _ => {}
@@ -157,6 +171,11 @@ impl Joined<'_> {
     /// Which instance a life had.
     pub(crate) fn instance(&self, life: Life) -> Option<&str> {
         self.nodes.iter().find(|(_, known, _)| *known == life).map(|(instance, ..)| instance.as_str())
+    }
+
+    /// Whether a node of that instance has ever begun to go in good order.
+    pub(crate) fn goes(&self, instance: &str) -> bool {
+        self.draining.iter().any(|life| self.instance(*life) == Some(instance))
     }
 
     /// How far the clock jumped between two times, and a little for the tick after each.

@@ -10,7 +10,7 @@ use crate::message::Kind;
 
 pub(super) fn judge(joined: &Joined<'_>, violations: &mut Vec<String>) {
     let breaks = breaks(joined);
-    let mut last: BTreeMap<(u64, Life, u8), Vec<(&Message, &Ran)>> = BTreeMap::new();
+    let mut last: BTreeMap<_, Vec<(&Message, &Ran)>> = BTreeMap::new();
     for message in joined.messages.iter().filter(|message| message.task > 0) {
         let (Some(group), Some(ran)) = (message.kind.order_group(), message.runs.first()) else { continue };
         // The place of a payload in parts is that of its last part.
@@ -89,13 +89,13 @@ fn is_broken(breaks: &[Break], message: &Message, ran: &Ran) -> bool {
 }
 
 fn one_at_a_time(joined: &Joined<'_>, violations: &mut Vec<String>) {
-    let mut spans: BTreeMap<(&str, Life), Vec<(usize, usize, &Message)>> = BTreeMap::new();
+    let mut spans: BTreeMap<(&str, Life), Vec<_>> = BTreeMap::new();
     let mut limited: BTreeMap<Life, Vec<(usize, bool)>> = BTreeMap::new();
     for message in &joined.messages {
         let (Some(ran), Some((done, _))) = (message.runs.first(), message.dones.first()) else { continue };
         match message.kind {
             Kind::Ordered => {
-                spans.entry((&ran.sender, ran.at)).or_default().push((ran.place.index, done.index, message))
+                spans.entry((&ran.sender, ran.at)).or_default().push((ran.place.index, done.index, message));
             }
             Kind::Limited => {
                 limited.entry(ran.at).or_default().extend([(ran.place.index, true), (done.index, false)]);

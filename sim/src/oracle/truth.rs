@@ -1,7 +1,7 @@
 //! At most once; exactly one end; and the end is true.
 
 use super::{Joined, Message, Place};
-use crate::log::{Done, End, Event};
+use crate::log::{Done, End};
 use crate::message::{Kind, Mode};
 
 pub(super) fn judge(joined: &Joined<'_>, violations: &mut Vec<String>) {
@@ -86,24 +86,14 @@ fn lie(joined: &Joined<'_>, message: &Message, ended: Place, end: &End) -> Optio
 
 /// Nobody but its caller, a call around it, or a node that goes cancels a call.
 fn unasked(joined: &Joined<'_>, message: &Message) -> Option<String> {
-    let goes = joined.entries.iter().any(|entry| {
-        matches!(&entry.event, Event::Draining(life)
-        if joined.instance(*life) == Some(&message.to))
-    });
-    (!message.is_nested && !goes).then(|| "nobody cancelled it".to_owned())
+    (!message.is_nested && !joined.goes(&message.to)).then(|| "nobody cancelled it".to_owned())
 }
 
 /// Whether there was a reason to refuse.
 fn refused(joined: &Joined<'_>, message: &Message, reason: &str, text: &str) -> Option<String> {
-    let goes = || {
-        joined.entries.iter().any(|entry| {
-            matches!(&entry.event, Event::Draining(life)
-            if joined.instance(*life) == Some(&message.to))
-        })
-    };
     let is_right = match reason {
         "NoHandler" => message.kind == Kind::Absent,
-        "Draining" => goes(),
+        "Draining" => joined.goes(&message.to),
         "Expired" => {
             message.is_nested
                 || message.end().is_some_and(|(place, _)| {

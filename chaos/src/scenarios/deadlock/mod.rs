@@ -42,6 +42,10 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// A nested call waits for credit for 100 ms at most, by design, and is refused by the peer at once; then a tick
 /// and the processes' turns on few cores.
 const REFUSAL_MAX_MS: f64 = 150.0;
+/// A machine that lets a thread which only waits be so late stands still now and then.
+const MACHINE_LATE_MAX_MS: f64 = 100.0;
+/// Where that happens more often, nothing can be shown.
+const STALLED_PERCENT_MAX: f64 = 50.0;
 /// No refusal takes so long, whatever else the machine does.
 const STALLED_REFUSAL_MAX_MS: f64 = 1000.0;
 
@@ -75,6 +79,9 @@ struct Tick {
     by_peer: Refusals,
     /// The longest that any call took, in milliseconds.
     call_ms: f64,
+    /// The longest that a thread with nothing to do but to wait was kept waiting beyond its time, in milliseconds:
+    /// what the machine adds to all times here.
+    thread_late_ms: f64,
     /// Any other end.
     wrong: Option<String>,
 }
@@ -131,6 +138,10 @@ struct Sums {
     total: Tick,
     /// Of each second and node, the fewest calls that ended.
     ended_min: u64,
+    /// Seconds of all nodes.
+    seconds: u64,
+    /// Those in which the machine gave a node no turn for long: their times say nothing about the node.
+    stalled: u64,
 }
 
 fn run(pattern: Pattern, nodes: usize, form: Form) -> Result<Figures> {
@@ -141,11 +152,14 @@ fn run(pattern: Pattern, nodes: usize, form: Form) -> Result<Figures> {
             process.order("go")?;
         }
         let mut sums = Sums { ended_min: u64::MAX, ..Sums::default() };
+        let mut thread_late_ms = vec![0.0_f64; nodes];
         for _ in 0..secs {
-            for process in &mut processes {
+            for (process, before_ms) in processes.iter_mut().zip(&mut thread_late_ms) {
                 let tick: Tick = process.json("what it did in a second", PATIENCE).await?;
-                sums.ended_min = sums.ended_min.min(tick.answered + tick.refused);
-                sums.total.add(tick);
+                // What is late may be noted in the second after the one in which the machine stood still.
+                let late_ms = before_ms.max(tick.thread_late_ms);
+                *before_ms = tick.thread_late_ms;
+                sums.add(tick, late_ms > MACHINE_LATE_MAX_MS);
             }
         }
         for process in &mut processes {
@@ -194,16 +208,36 @@ fn figures(sums: &Sums, nodes: usize, in_good_order: u64, form: Form) -> Result<
     figures.count("nested calls answered", sums.total.nested_answered, Limit::AtLeast(form.pick(1.0, 60.0)));
     figures.count("calls expired", sums.total.expired, Limit::Exactly(0.0));
     figures.count("calls beyond their deadline", sums.total.hung, Limit::Exactly(0.0));
-    let late_percent_max = form.pick(50.0, 1.0);
+    let late_percent_max = form.pick(20.0, 1.0);
     sums.total.for_credit.report("for want of credit", late_percent_max, &mut figures);
     sums.total.by_peer.report("by the peer", late_percent_max, &mut figures);
     figures.add("call ended after, slowest", sums.total.call_ms, "ms", Limit::Free);
+    figures.add("a waiting thread was late by, at most", sums.total.thread_late_ms, "ms", Limit::Free);
+    let name = format!("seconds of a node left out, a thread being over {MACHINE_LATE_MAX_MS} ms late");
+    #[allow(clippy::cast_precision_loss, reason = "at most 480")]
+    let stalled_percent = 100.0 * sums.stalled as f64 / sums.seconds as f64;
+    figures.add(name, stalled_percent, "%", Limit::AtMost(STALLED_PERCENT_MAX));
     figures.count("calls answered", sums.total.answered, Limit::Free);
     figures.count("calls refused", sums.total.refused, Limit::Free);
     figures.count("one-way messages handled", sums.total.handled, Limit::Free);
     #[allow(clippy::cast_precision_loss, reason = "at most 8")]
     figures.count("nodes that went in good order", in_good_order, Limit::Exactly(nodes as f64));
     Ok(figures)
+}
+
+impl Sums {
+    fn add(&mut self, mut tick: Tick, is_stalled: bool) {
+        self.seconds += 1;
+        if is_stalled {
+            self.stalled += 1;
+            for refusals in [&mut tick.for_credit, &mut tick.by_peer] {
+                *refusals = Refusals { count: refusals.count, ..Refusals::default() };
+            }
+        } else {
+            self.ended_min = self.ended_min.min(tick.answered + tick.refused);
+        }
+        self.total.add(tick);
+    }
 }
 
 impl Tick {
@@ -217,6 +251,7 @@ impl Tick {
         self.for_credit.add(other.for_credit);
         self.by_peer.add(other.by_peer);
         self.call_ms = self.call_ms.max(other.call_ms);
+        self.thread_late_ms = self.thread_late_ms.max(other.thread_late_ms);
         self.wrong = self.wrong.take().or(other.wrong);
     }
 }

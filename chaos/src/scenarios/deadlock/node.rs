@@ -18,6 +18,7 @@ use crate::scenarios::PATIENCE;
 
 /// A call that is there so long after its deadline hangs.
 const HANG_AFTER: Duration = Duration::from_secs(1);
+const PULSE: Duration = Duration::from_millis(10);
 /// A refused nested call tries again after a random time up to this, which doubles with each refusal in a row:
 /// without that, callers that all hold what another needs refuse each other for ever, though nothing is stuck.
 const RETRY_MIN: Duration = Duration::from_millis(20);
@@ -55,6 +56,16 @@ impl Meter {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Waits again and again, for as long as the process lives, and notes how late it wakes.
+    fn feel_the_machine(&self) {
+        loop {
+            let began = Instant::now();
+            std::thread::sleep(PULSE);
+            let late = began.elapsed().saturating_sub(PULSE);
+            self.with(|tick| tick.thread_late_ms = tick.thread_late_ms.max(ms(late)));
+        }
+    }
+
     /// How a call that this node began by itself has ended; whether it was answered.
     fn ended(&self, route: &Route, end: &std::result::Result<Relayed, CallError>, took: Duration) -> bool {
         self.with(|tick| {
@@ -85,6 +96,8 @@ pub(super) fn play(arguments: &str) -> Result<()> {
         let builder = ActiveMessageManager::builder().listen("tcp://127.0.0.1:0").limits(budgets_of_one());
         let node = builder.start().await?;
         let meter = Meter::default();
+        let pulse = meter.clone();
+        std::thread::spawn(move || pulse.feel_the_machine());
         register(&node, &meter)?;
         let place =
             Place { endpoint: node.endpoints()[0].to_string(), instance: node.instance_id().to_string() };

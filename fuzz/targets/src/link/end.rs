@@ -18,8 +18,8 @@ use super::ear::{Ear, Inbox, Request, Told, locked};
 
 /// The deadline of every call; a late sweep comes after it.
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
-/// The least that a message is charged.
-pub(super) const CHARGE_MIN: u64 = MESSAGE_OVERHEAD_LEN;
+/// What the shortest message is charged: its header, its handler's name, its tag.
+pub(super) const CHARGE_MIN: u64 = MESSAGE_OVERHEAD_LEN + 16 + 7 + 8;
 
 /// A message to send; its tag stands at the front of its payload.
 #[derive(Debug, Clone, Copy)]

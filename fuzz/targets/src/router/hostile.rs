@@ -15,12 +15,14 @@ use dynamo_am::wire::zmtp::handshake::Role;
 use dynamo_am::wire::zmtp::mechanism::MechanismName;
 use dynamo_am::wire::zmtp::properties::{AmHello, push};
 
-use super::PAYLOAD_LEN_MAX;
 use super::ledger::Ledger;
+use super::{PAYLOAD_LEN_MAX, TICK};
 use crate::decoder::{Event, Reader};
 
-/// What may lie unread or unsent before the peer gives up writing.
-const PATIENCE: u32 = 200;
+/// The peer gives the node so many turns, and then so many ticks, before it gives up. That is less than until the
+/// node's next look for silence, which would wake what should have been woken long before.
+const TURNS: u32 = 100;
+const TICKS: u32 = 8;
 /// The context of the last PING.
 const LAST: &[u8] = b"last";
 const MIB: u64 = 1 << 20;
@@ -102,29 +104,40 @@ impl Hostile {
         }
     }
 
-    /// Writes, and reads when the node takes no more, unless deaf. What the node does not take in a while is not
-    /// written: both ends would wait for ever.
+    /// Writes, and reads when the node takes no more, unless deaf. What the node does not take from a deaf peer, or
+    /// from one that owes it nothing and has calls waiting, is not written: both ends would wait for ever. From all
+    /// others it takes everything in a while.
     pub(super) async fn write(&mut self, mut octets: &[u8]) {
-        let mut patience = PATIENCE;
+        let mut tries = 0;
         while !octets.is_empty() && !self.is_over {
             match self.stream.writer.try_write(&[IoSlice::new(octets)]) {
                 Ok(count) => {
                     let (written, rest) = octets.split_at(count);
                     octets = rest;
+                    tries = 0;
                     self.place.pass(written);
                     let events = self.sent.push(written);
                     self.is_over |= events.contains(&Event::Lost);
                     events.iter().for_each(|event| self.ledger.sent(event));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && patience > 0 => {
-                    patience -= 1;
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && tries < TURNS + TICKS => {
+                    tries += 1;
                     if !self.is_deaf {
                         self.read();
                     }
-                    tokio::task::yield_now().await;
+                    if tries < TURNS {
+                        tokio::task::yield_now().await;
+                    } else {
+                        tokio::time::sleep(TICK).await;
+                    }
                 }
                 // Half a message may have gone: nothing that follows would be understood.
-                Err(_) => self.is_over = true,
+                Err(error) => {
+                    let may_wait = self.is_deaf || self.ledger.is_open();
+                    let is_stuck = error.kind() == io::ErrorKind::WouldBlock && !may_wait;
+                    assert!(!is_stuck, "the node reads no more of a peer that reads all");
+                    self.is_over = true;
+                }
             }
         }
     }
@@ -167,7 +180,7 @@ impl Hostile {
             // What was begun never ends, so neither does what is owed for it.
             self.is_over = true;
         }
-        for _ in 0..PATIENCE {
+        for _ in 0..TICKS {
             let mut ping = Vec::new();
             command::encode_ping(0, LAST, &mut ping);
             self.write(&ping).await;

@@ -255,6 +255,11 @@ impl Ledger {
         self.finished[account] = finished;
     }
 
+    /// Whether some of what was asked for may never come.
+    pub(super) const fn is_open(&self) -> bool {
+        self.is_open
+    }
+
     /// Whether all that is owed has come; what has not, in words.
     pub(super) fn outstanding(&self) -> Option<String> {
         if self.is_open || !self.parts.is_empty() {

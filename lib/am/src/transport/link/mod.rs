@@ -16,6 +16,8 @@ mod buffer;
 mod flush;
 mod inspect;
 mod large;
+mod life;
+mod order;
 mod pool;
 pub mod reader;
 mod send;
@@ -25,7 +27,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -41,7 +43,6 @@ use crate::proto::credit::{CreditViolation, ReceiveCredit, Totals};
 use crate::proto::pending::{Outcome, Polled, ReceiptReply, Reply, SYSTEM_ID_BIT};
 use crate::wire::codes::{ChunkOf, CreditAccount};
 use crate::wire::credit_frame::CreditTotals;
-use crate::wire::zmtp::command;
 use state::{LARGE, ORDINARY, SYSTEM, Shared};
 
 /// Between own nodes a frame carries at most so many octets of payload; what is longer goes in parts.
@@ -304,67 +305,6 @@ impl Link {
         !shared.closed && !shared.retired
     }
 
-    /// Reads this link only when the peer has said Bye on `other`, or that has ended.
-    pub fn read_after(&self, other: Arc<Self>) {
-        self.after.lock().push(other);
-    }
-
-    /// Sends no new Message on this link before the peer has said Bye on `other`, or that has ended: by then the peer
-    /// knows of `other`, and reads it first. Before that it may not have ended its handshake there.
-    pub fn send_after(self: &Arc<Self>, other: &Self) {
-        self.shared.lock().waits_to_send = true;
-        let mut shared = other.shared.lock();
-        if shared.peer_said_bye || other.end.get().is_some() {
-            drop(shared);
-            self.open_sends();
-        } else {
-            shared.followers.push(self.clone());
-        }
-    }
-
-    /// The peer knows of the link that this one takes the place of.
-    fn open_sends(&self) {
-        let first = {
-            let mut shared = self.shared.lock();
-            shared.waits_to_send = false;
-            shared.first_waiting()
-        };
-        first.for_each(Waker::wake);
-    }
-
-    /// Ready when this link may be read; see [`read_after`](Self::read_after).
-    pub fn poll_turn(&self, cx: &Context<'_>) -> Poll<()> {
-        let mut after = self.after.lock();
-        while let Some(other) = after.last() {
-            let mut shared = other.shared.lock();
-            if !shared.peer_said_bye && other.end.get().is_none() {
-                if !shared.bye_waiters.iter().any(|known| known.will_wake(cx.waker())) {
-                    shared.bye_waiters.push(cx.waker().clone());
-                }
-                return Poll::Pending;
-            }
-            drop(shared);
-            after.pop();
-        }
-        Poll::Ready(())
-    }
-
-    /// Whether another link is read first.
-    pub fn waits_for_turn(&self) -> bool {
-        let after = self.after.lock();
-        after.iter().any(|other| !other.peer_said_bye() && other.end.get().is_none())
-    }
-
-    /// From now on no new Messages are sent on this link. Senders that wait for credit learn of it.
-    pub fn retire(&self) {
-        let senders = {
-            let mut shared = self.shared.lock();
-            shared.retired = true;
-            shared.take_senders()
-        };
-        senders.for_each(Waker::wake);
-    }
-
     /// Takes a reply of the peer; `false` when nobody waits for it any more.
     #[inline]
     pub fn handle_reply(&self, id: u64, reply: Reply) -> bool {
@@ -501,68 +441,6 @@ impl Link {
         self.flush_now(shared);
     }
 
-    /// Counts silence from now on.
-    pub fn excuse_silence(&self) {
-        self.received_tick.store(self.ticks.now(), Ordering::Relaxed);
-    }
-
-    /// Ticks since the last octet of the peer.
-    pub fn silent_ticks(&self) -> u64 {
-        self.ticks.now().saturating_sub(self.received_tick.load(Ordering::Relaxed))
-    }
-
-    /// How many silent ticks the peer's own PINGs allow it, if they say so.
-    pub fn ttl_ticks(&self) -> Option<u64> {
-        Some(self.ttl_ticks.load(Ordering::Relaxed)).filter(|ticks| *ticks > 0)
-    }
-
-    /// Ticks since the socket last took an octet of ours, as far as this was asked before.
-    pub fn unsent_ticks(&self) -> u64 {
-        let now = self.ticks.now();
-        let mut shared = self.shared.lock();
-        if shared.sent_mark.0 != shared.written {
-            shared.sent_mark = (shared.written, now);
-        }
-        now.saturating_sub(shared.sent_mark.1)
-    }
-
-    /// Octets received so far.
-    pub fn received_len(&self) -> u64 {
-        self.received_len.load(Ordering::Relaxed)
-    }
-
-    /// Owes the peer a PING, unless the last is younger than so many ticks.
-    pub fn ping_after(&self, ticks: u64) {
-        let now = self.ticks.now();
-        if now.saturating_sub(self.pinged_tick.load(Ordering::Relaxed)) >= ticks.max(1) {
-            self.pinged_tick.store(now, Ordering::Relaxed);
-            self.ping();
-        }
-    }
-
-    /// Owes the peer a PING; it leaves at once if nothing is being written.
-    pub fn ping(&self) {
-        let mut shared = self.shared.lock();
-        shared.ping_due = true;
-        self.flush_now(shared);
-    }
-
-    /// Whether the peer has sent a PING: it watches us.
-    pub fn was_pinged(&self) -> bool {
-        self.pinged.load(Ordering::Relaxed)
-    }
-
-    /// Owes a PONG without a PING to a foreign peer that we do not read: it must not take back-pressure for death.
-    pub fn pong_unasked(&self) {
-        let mut shared = self.shared.lock();
-        if shared.pong.is_none() {
-            let mut pong = Vec::new();
-            command::encode_pong(&[], &mut pong);
-            shared.pong = Some(pong);
-        }
-        self.flush_now(shared);
-    }
-
     /// Messages sent, and octets of any kind taken by the socket, since the last time this was asked.
     pub fn take_sent(&self) -> (u64, u64) {
         let mut shared = self.shared.lock();
@@ -572,34 +450,9 @@ impl Link {
         sent
     }
 
-    /// Whether the peer has taken next to nothing for `patience` of what waits for it.
-    pub fn is_slow_consumer(&self, now: Instant, patience: Duration) -> bool {
-        let mut shared = self.shared.lock();
-        let (since, written) = shared.slow_mark;
-        let slow_len = self.settings.slow_consumer_len;
-        let moves = shared.written - written >= slow_len as u64;
-        match since {
-            Some(since) if !moves && shared.waiting_len() > slow_len => now.duration_since(since) >= patience,
-            _ => {
-                shared.slow_mark = (Some(now), shared.written);
-                false
-            }
-        }
-    }
-
-    /// Whether we are the ones who do not read, because the peer has too much unfinished here.
-    pub fn is_held(&self) -> bool {
-        self.waits_for_turn() || self.shared.lock().held.is_some()
-    }
-
     /// Grants known to the peer, for the reader's meter.
     pub fn granted(&self, account: usize) -> Totals {
         self.shared.lock().receive_credit[account].granted()
-    }
-
-    pub(super) fn note_received(&self, len: usize) {
-        self.received_len.fetch_add(len as u64, Ordering::Relaxed);
-        self.received_tick.store(self.ticks.now(), Ordering::Relaxed);
     }
 }
 

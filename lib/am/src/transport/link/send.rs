@@ -1,7 +1,6 @@
 //! From a message to the send buffer: requests that draw on credit, and answers that do not.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -247,8 +246,7 @@ impl Link {
             LARGE => shared.send_credit[ORDINARY].can_start() && shared.send_credit[LARGE].can_start(),
             // However much a peer grants, no more waits for it than it could have unfinished with us.
             _ => {
-                shared.send_credit[ORDINARY].can_start()
-                    && shared.waiting_len() < self.settings.output_len_max
+                shared.send_credit[ORDINARY].can_start() && shared.queued_len() < self.settings.output_len_max
             }
         };
         if open && shared.covers(payload_len) { Ok(()) } else { Err(SendError::Full) }
@@ -375,18 +373,6 @@ impl Link {
         self.encode_answer(shared, &Answer { body, is_counted: false, ..*answer });
     }
 
-    /// Says Bye and sends no new Messages from now on. `moved`: another link takes the place of this one.
-    pub fn say_bye(&self, moved: bool) {
-        let mut shared = self.shared.lock();
-        shared.retired = true;
-        if !shared.closed && !self.settings.takes_no_messages {
-            shared.push_control(&Header::bye(moved), &[]);
-        }
-        let senders = shared.take_senders();
-        self.flush_now(shared);
-        senders.for_each(Waker::wake);
-    }
-
     /// Ends a turn of the reader: counts what has come (`received`, since the link began), what of it is finished
     /// and what still owes an answer, and writes what the turn has queued.
     /// `true` when the peer uses up what it was granted.
@@ -450,38 +436,12 @@ impl Link {
         self.shared.lock().pending.is_waiting(id & !SYSTEM_ID_BIT)
     }
 
-    /// The peer has said Bye.
-    pub fn note_bye(&self) {
-        let (waiter, followers) = {
-            let mut shared = self.shared.lock();
-            shared.peer_said_bye = true;
-            (std::mem::take(&mut shared.bye_waiters), std::mem::take(&mut shared.followers))
-        };
-        waiter.into_iter().for_each(Waker::wake);
-        followers.iter().for_each(|link| link.open_sends());
-    }
-
-    /// Whether the peer has said Bye.
-    pub fn peer_said_bye(&self) -> bool {
-        self.shared.lock().peer_said_bye
-    }
-
     /// Counts a call of a system handler that has come; `false` when the peer has too many unfinished.
     pub fn receive_system_call(&self) -> bool {
         let mut shared = self.shared.lock();
         let free = shared.system_unfinished < self.settings.system_calls_max;
         shared.system_unfinished += u32::from(free);
         free
-    }
-
-    /// Owes the peer a PONG, instead of the one owed before. `ttl_ds` is how long, in tenths of a second, the
-    /// peer wants to be waited for when it falls silent; 0 when it does not say.
-    pub(super) fn owe_pong(&self, encoded: Vec<u8>, ttl_ds: u16) {
-        if ttl_ds > 0 {
-            self.ttl_ticks.store(u64::from(ttl_ds) * 10, Ordering::Relaxed);
-        }
-        self.pinged.store(true, Ordering::Relaxed);
-        self.shared.lock().pong = Some(encoded);
     }
 
     /// Whether an answer of `len` octets may be queued: the buffer is within its limit. One that goes in parts waits

@@ -193,9 +193,14 @@ impl Shared {
         if self.in_socket { self.queued - self.out.len() as u64 } else { self.written }
     }
 
+    /// Octets queued, the batch under way included: what a message of ordinary size waits for.
+    pub(super) fn queued_len(&self) -> usize {
+        (self.queued - self.written) as usize
+    }
+
     /// Octets waiting, the batch under way and the rest of large payloads included.
     pub(super) fn waiting_len(&self) -> usize {
-        (self.queued - self.written) as usize + self.large_len
+        self.queued_len() + self.large_len
     }
 
     /// Whether a write would have something to send that is worth it.
@@ -311,10 +316,12 @@ impl Shared {
         if self.account.covers(held + len as u64) {
             return true;
         }
-        if held > 0 || self.account.budget().is_exhausted() {
+        // Nor does what is large on its way use up what a link may hold without asking.
+        let is_little = (self.queued_len() + self.pending.held_len() + len) as u64 <= COVERED_LEN_MIN;
+        if !is_little && (held > 0 || self.account.budget().is_exhausted()) {
             return false;
         }
-        self.account.cover_anyway(len as u64);
+        self.account.cover_anyway(held + len as u64);
         true
     }
 
@@ -327,7 +334,7 @@ impl Shared {
 
     /// Whether an answer may be queued, `in_parts` or at once.
     pub(super) fn has_room(&self, in_parts: bool, limit: usize) -> bool {
-        let waiting = if in_parts { self.waiting_len() } else { (self.queued - self.written) as usize };
+        let waiting = if in_parts { self.waiting_len() } else { self.queued_len() };
         self.closed
             || (waiting <= limit
                 && (waiting as u64 <= COVERED_LEN_MIN || !self.account.budget().is_exhausted()))

@@ -180,7 +180,11 @@ impl Conn {
         let direction = &mut self.directions[1 - end];
         if len > 0 {
             buffer.reserve_exact(len);
-            buffer.extend(direction.octets.drain(..len));
+            let (front, back) = direction.octets.as_slices();
+            let from_front = front.len().min(len);
+            buffer.extend_from_slice(front.get(..from_front).unwrap_or_default());
+            buffer.extend_from_slice(back.get(..len - from_front).unwrap_or_default());
+            direction.octets.drain(..len);
             direction.arrived -= len;
             self.woken.extend(direction.writer.take());
             return Ok(Found::Now(len));

@@ -58,6 +58,8 @@ pub enum NetEvent {
         /// What was done, in words.
         what: String,
     },
+    /// Nodes answer each other without end; all connections break, and no new ones are made.
+    Endless,
 }
 
 /// Told of what happens on the network.
@@ -92,11 +94,51 @@ struct State {
 pub(crate) struct Net {
     state: Mutex<State>,
     observer: Observer,
+    traffic: Mutex<Traffic>,
 }
+
+/// What passes, for those who want it to be quiet.
+struct Traffic {
+    octets: u64,
+    /// Writes at this very moment.
+    now: Instant,
+    writes_now: u32,
+    /// In all.
+    writes: u64,
+    /// The network has given up.
+    is_endless: bool,
+}
+
+/// So many writes at one moment mean that nodes answer each other without end, and the clock would stand still.
+const WRITES_AT_ONCE_MAX: u32 = 200_000;
+/// So many in all do as well, over whatever time.
+const WRITES_MAX: u64 = 5_000_000;
 
 impl Net {
     fn tell(&self, event: &NetEvent) {
         (self.observer)(event);
+    }
+
+    /// Counts a write; `false` when there is no end of them.
+    fn count(&self, len: usize, now: Instant) -> bool {
+        let is_first_too_many = {
+            let mut traffic = self.traffic.lock();
+            traffic.octets += len as u64;
+            if traffic.now != now {
+                (traffic.now, traffic.writes_now) = (now, 0);
+            }
+            traffic.writes_now += 1;
+            traffic.writes += 1;
+            if traffic.is_endless {
+                return false;
+            }
+            traffic.is_endless = traffic.writes_now >= WRITES_AT_ONCE_MAX || traffic.writes >= WRITES_MAX;
+            traffic.is_endless
+        };
+        if is_first_too_many {
+            self.tell(&NetEvent::Endless);
+        }
+        !is_first_too_many
     }
 
     fn forget(&self, number: u64) {
@@ -121,7 +163,14 @@ impl SimNetwork {
     pub fn new(dice: Dice, rates: FaultRates, observer: Observer) -> Self {
         let (conns, listeners) = (BTreeMap::new(), BTreeMap::new());
         let state = Mutex::new(State { rates, dice, next_number: 1, conns, listeners });
-        Self(Arc::new(Net { state, observer }))
+        let traffic = Mutex::new(Traffic {
+            octets: 0,
+            now: Instant::now(),
+            writes_now: 0,
+            writes: 0,
+            is_endless: false,
+        });
+        Self(Arc::new(Net { state, observer, traffic }))
     }
 
     /// The network as the node at `address` sees it.
@@ -137,6 +186,9 @@ impl SimNetwork {
     /// When nobody listens there, or the network says so.
     pub async fn dial(&self, from: IpAddr, to: SocketAddr) -> io::Result<ByteStream> {
         loop {
+            if self.0.traffic.lock().is_endless {
+                return Err(refused(to));
+            }
             let (wait, is_lost, is_refused) = {
                 let mut state = self.0.state.lock();
                 let rates = state.rates.clone();
@@ -188,6 +240,12 @@ impl SimNetwork {
                 conn.is_alive().then_some((number, conn.hosts))
             })
             .collect()
+    }
+
+    /// Octets written so far on all connections.
+    #[must_use]
+    pub fn octets(&self) -> u64 {
+        self.0.traffic.lock().octets
     }
 
     /// Something goes wrong with one connection, if it is still there.

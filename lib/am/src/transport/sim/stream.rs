@@ -127,7 +127,13 @@ struct Writer {
 impl StreamWriter for Writer {
     fn try_write(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
         let end = self.handle.end;
-        self.handle.with(|conn, now| conn.write(end, buffers, now))
+        let (written, now) = self.handle.with(|conn, now| (conn.write(end, buffers, now), now));
+        if let Ok(len) = written
+            && !self.handle.net.count(len, now)
+        {
+            self.handle.with(|conn, _| conn.reset());
+        }
+        written
     }
 
     fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
