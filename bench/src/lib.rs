@@ -4,9 +4,9 @@
 //! dynamo-am and for the same bytes over plain sockets, in the same run and in turns, with server and
 //! client in two processes each, and the report puts both side by side.
 //!
-//! [`run`] conducts: it starts `EXE bench-role SPEC` twice for each measurement (once for a transport that
-//! does not leave a process), and that command hands SPEC to [`run_role`]. The two roles speak lines on their standard streams, described in
-//! [`role`]. A program that wants the benchmark therefore needs two subcommands, its visible one that
+//! [`run`] conducts: it starts `EXE bench-role SPEC` twice for each measurement (once for a transport that does not
+//! leave a process), and that command hands SPEC to [`run_role`]. The two roles speak lines on their standard streams,
+//! described in [`role`]. A program that wants the benchmark therefore needs two subcommands, its visible one that
 //! calls [`run`] and the hidden [`ROLE_COMMAND`].
 //!
 //! What is measured, in order: connect, warm up, read both processes' CPU clocks, measure, read them
