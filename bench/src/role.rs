@@ -42,9 +42,11 @@ const TEARDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Plays the role that `spec_json` describes on this process's standard streams, and blocks until done.
 ///
-/// It builds its own runtime, so it must not be called from within one. A failure is written to
-/// standard error, and the code is 1.
+/// It builds its own runtime, so it must not be called from within one. It ends with the thread that has
+/// started this process. A failure is written to standard error, and the code is 1.
 pub fn run_role(spec_json: &str) -> ExitCode {
+    // A phase of many messages does not look at its input. What fails here costs only that.
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     let played = serde_json::from_str(spec_json)
         .map_err(RoleError::Spec)
         .and_then(|spec| play(&spec, std::io::stdin().lock(), std::io::stdout().lock()));

@@ -5,9 +5,10 @@
 mod support;
 
 use std::fs;
+use std::time::Instant;
 
 use serde_json::Value;
-use support::run;
+use support::{LIMIT, Running, run};
 
 #[test]
 fn bad_input_is_refused_before_anything_is_measured() {
@@ -98,4 +99,34 @@ fn busy_polling_is_measured_beside_sleeping() {
     let report: Value = serde_json::from_slice(&ended.stdout).unwrap();
     let busy = rows(&report).iter().filter(|row| row["busy_poll"] == true);
     assert_eq!((busy.count(), rows(&report).len()), (4, 8), "{report}");
+}
+
+/// The processes whose parent is `parent`.
+fn children(parent: u32) -> Vec<u32> {
+    let tasks = format!("/proc/{parent}/task/{parent}/children");
+    let listed = fs::read_to_string(tasks).unwrap_or_default();
+    listed.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+#[test]
+fn no_process_outlives_a_conductor_that_is_killed_in_a_long_phase() {
+    let mut bench = Running::start(&["bench", "rtt", "--count", "100000000", "--runs", "1"]);
+    let started = Instant::now();
+    let measured = loop {
+        let measured = children(bench.child.id());
+        if measured.len() == 2 {
+            break measured;
+        }
+        assert!(started.elapsed() < LIMIT, "it never started two processes");
+        std::thread::yield_now();
+    };
+    bench.child.kill().unwrap();
+    bench.child.wait().unwrap();
+    let lives = |pid: &u32| {
+        fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| !status.contains("State:\tZ"))
+    };
+    while measured.iter().any(lives) {
+        assert!(started.elapsed() < LIMIT, "processes are left: {measured:?}");
+        std::thread::yield_now();
+    }
 }
