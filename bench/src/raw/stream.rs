@@ -75,6 +75,8 @@ impl Stream {
 
     fn tcp(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
+        rustix::net::sockopt::set_socket_send_buffer_size(&stream, 512 << 10)?;
+        rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 512 << 10)?;
         let (reader, writer) = stream.into_split();
         Ok(Self { reader: Reader::Tcp(reader), writer: Writer::Tcp(writer) })
     }
