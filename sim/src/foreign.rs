@@ -213,7 +213,9 @@ impl Visitor {
                 return Ok(());
             };
             // Answers to what was given up come late, and nodes call whoever is there.
-            if header.id == asked.number && header.kind != Frame::Message {
+            let is_answer =
+                matches!(header.kind, Frame::Ack | Frame::Nack | Frame::Response | Frame::Receipt);
+            if header.id == asked.number && is_answer {
                 asked.end(end_of(&header, &payload, asked.number, kind, &plan));
                 return Ok(());
             }

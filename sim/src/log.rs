@@ -183,7 +183,8 @@ impl Log {
     /// Writes down what happens now.
     pub fn push(&self, event: Event) {
         let at = self.began.elapsed();
-        if matches!(event, Event::Start { .. } | Event::Done(..)) {
+        // Inline handlers have no backlog, and probes are inline.
+        if matches!(event, Event::Start { kind, .. } if !matches!(kind, Kind::Inline | Kind::InlineToo)) {
             *self.worked_at.lock() = at;
         }
         self.entries.lock().push(Entry { at, event });
@@ -204,7 +205,7 @@ impl Log {
         self.next_number.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// When a handler last began or ended.
+    /// When a handler that can have a backlog last began.
     #[must_use]
     pub fn worked_at(&self) -> Duration {
         *self.worked_at.lock()

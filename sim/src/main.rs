@@ -28,6 +28,9 @@ struct Options {
     /// How many at a time.
     #[arg(long)]
     threads: Option<usize>,
+    /// Takes a run for endless after so many seconds.
+    #[arg(long)]
+    patience: Option<u64>,
     /// Stops after so many seeds that fail.
     #[arg(long, default_value_t = 5)]
     failures: u64,
@@ -35,6 +38,9 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = Arc::new(Options::parse());
+    if let Some(seconds) = options.patience {
+        run::set_patience(seconds);
+    }
     if options.debug {
         dynamo_am_sim::debug::listen();
     }

@@ -84,6 +84,12 @@ impl Scenario {
             }
             drawn
         };
+        let large = if dice.per_mille(200) { 20 } else { 0 };
+        if large > 0 {
+            // What takes no time moves gigabytes in it.
+            rates.latency_ms = rates.latency_ms.max(1);
+            rates.capacity_max = rates.capacity_max.max(4096);
+        }
         let longest = if dice.per_mille(100) { 20_000 } else { 6000 };
         Self {
             seed,
@@ -100,9 +106,9 @@ impl Scenario {
             },
             dials: dials(&mut dice, slots),
             callers: dice.between(1, 4),
-            rest_ms: one_of(&mut dice, &[2, 20, 100]),
+            rest_ms: one_of(&mut dice, if large > 0 { &[20, 100] } else { &[2, 20, 100] }),
             keeps_identity: dice.per_mille(600),
-            large: if dice.per_mille(200) { 20 } else { 0 },
+            large,
             foreigners: if is_calm { 0 } else { dice.below(4) },
             dice: dice.fork(2),
         }
@@ -178,8 +184,6 @@ fn orderly_rates(rates: &FaultRates) -> FaultRates {
         half_open: 0,
         refused_dial: 0,
         lost_dial: 0,
-        latency_ms: rates.latency_ms.min(5),
-        jitter_ms: rates.jitter_ms.min(10),
         capacity_max: rates.capacity_max.max(4096),
         ..rates.clone()
     }

@@ -2,7 +2,7 @@
 
 use super::{Joined, Message};
 use crate::log::End;
-use crate::message::{Kind, Mode, Outcome};
+use crate::message::{Kind, Mode};
 
 pub(super) fn judge(joined: &Joined<'_>, violations: &mut Vec<String>) {
     if joined.scenario.is_orderly {
@@ -15,17 +15,12 @@ pub(super) fn judge(joined: &Joined<'_>, violations: &mut Vec<String>) {
         let name = message.name();
         let Some((_, end)) = message.end() else { continue };
         let was_taken = message.accepted.is_some() && message.kind != Kind::Absent;
-        if was_taken
-            && message.mode == Mode::OneWay
-            && message.runs.is_empty()
-            && !is_cut_short(joined, message)
-        {
+        if was_taken && message.mode == Mode::OneWay && message.runs.is_empty() {
             violations.push(format!("calm: {name} was taken and never handled"));
         }
         // Others may wait until their deadline has passed.
         let is_run_at_once = matches!(message.kind, Kind::Inline | Kind::InlineToo);
-        if *end == End::Receipt && is_run_at_once && message.runs.is_empty() && !is_cut_short(joined, message)
-        {
+        if *end == End::Receipt && is_run_at_once && message.runs.is_empty() {
             violations.push(format!("calm: {name} was accepted and never handled"));
         }
         let is_lost = matches!(end, End::PeerLost(_) | End::Cancelled(_)) && !message.is_nested;
@@ -44,12 +39,12 @@ fn orderly(joined: &Joined<'_>, violations: &mut Vec<String>) {
         if !is_ours || crate::foreign::is_foreign(message.by) || is_hasty(joined, message) {
             continue;
         }
+        // The dialler of a fresh link may drop it, and with it what has been sent.
+        if joined.has_just_met(message) {
+            continue;
+        }
         let was_taken = message.accepted.is_some() && message.kind != Kind::Absent;
-        if was_taken
-            && message.mode == Mode::OneWay
-            && message.runs.is_empty()
-            && !is_cut_short(joined, message)
-        {
+        if was_taken && message.mode == Mode::OneWay && message.runs.is_empty() {
             violations.push(format!("drain: {name} was taken and never handled"));
         }
         if matches!(end, End::PeerLost(_)) && !message.is_nested {
@@ -64,10 +59,4 @@ fn is_hasty(joined: &Joined<'_>, message: &Message) -> bool {
         let is_hasty_other = !is_well && joined.instance(*life) == Some(&message.to);
         (*life == message.by || is_hasty_other) && place.at >= message.place.at
     }) || matches!(message.kind, Kind::Never | Kind::Nested)
-}
-
-/// Credit for one-way messages and few at once can leave some of them to the end of the run.
-fn is_cut_short(joined: &Joined<'_>, message: &Message) -> bool {
-    let last = joined.entries.last().map_or(message.place.at, |entry| entry.at);
-    message.place.at + std::time::Duration::from_secs(10) > last || message.plan.outcome == Outcome::Panic
 }

@@ -46,15 +46,24 @@ const BYE_TIME_MAX: Duration = Duration::from_secs(15);
 /// When links between two slots ended, or were left on purpose.
 fn breaks(joined: &Joined<'_>) -> Vec<Break> {
     let mut hosts = BTreeMap::new();
+    let mut open = BTreeMap::<[u8; 2], Vec<u64>>::new();
     let mut breaks = Vec::new();
     for (index, entry) in joined.entries.iter().enumerate() {
         match &entry.event {
             Event::Opened(conn, from, to) => {
                 hosts.insert(*conn, (*from, *to));
+                let pair = open.entry([*from.min(to), *from.max(to)]).or_default();
+                pair.push(*conn);
+                // Of three links at once either side may know another order.
+                if pair.len() > 2 {
+                    let until = joined.entries.partition_point(|later| later.at < entry.at + BYE_TIME_MAX);
+                    breaks.push(Break { from: index, to: until, slots: [*from, *to] });
+                }
             }
             Event::Closed(conn) => {
                 if let Some((from, to)) = hosts.get(conn) {
                     breaks.push(Break { from: index, to: index, slots: [*from, *to] });
+                    open.entry([*from.min(to), *from.max(to)]).or_default().retain(|other| other != conn);
                 }
             }
             Event::Net(conn, what) if !what.starts_with("Stall") => {

@@ -138,7 +138,9 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
 /// another link takes its place.
 pub(crate) fn retire(node: &Arc<Node>, link: Arc<Link>, moved: bool) {
     link.say_bye(moved);
-    let limit = node.limits.drain_timeout;
+    let limits = &node.limits;
+    // Nobody goes where one link makes room for another: what is on its way has as long as a call may take.
+    let limit = if moved { limits.drain_timeout.max(limits.request_timeout) } else { limits.drain_timeout };
     node.spawner.spawn(async move { farewell(&link, limit).await });
 }
 

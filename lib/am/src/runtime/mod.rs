@@ -12,6 +12,7 @@ pub(crate) mod dispatch;
 pub(crate) mod dispatcher;
 pub(crate) mod handler_wait;
 pub(crate) mod handshakes;
+pub(crate) mod heap;
 pub(crate) mod link_task;
 pub(crate) mod manager;
 pub(crate) mod message_router;

@@ -18,7 +18,10 @@ pub(crate) fn redial(node: &Arc<Node>, peer: &Arc<PeerCore>, endpoints: Vec<Endp
         loop {
             tokio::time::sleep(peer.next_redial_wait(owner.chance.number())).await;
             if !peer.is_redialled() || owner.is_draining() {
-                owner.forget(&peer);
+                // Another link may have come meanwhile; its end sees to the rest.
+                if peer.links().is_empty() {
+                    owner.forget(&peer);
+                }
                 return;
             }
             if peer.link().is_some_and(|link| link.is_usable()) {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use std::sync::atomic::Ordering;
 
+use super::heap::HeapWatch;
 use super::node::Node;
 use crate::clock;
 use crate::transport::link::LinkEnd;
@@ -29,7 +30,7 @@ pub(crate) async fn run(node: Arc<Node>) {
     let mut idle_ticks = 0;
     let mut rest = Duration::ZERO;
     let silence_interval = silence_interval(&node);
-    let mut heap = Heap::new(last);
+    let mut heap = HeapWatch::new();
     loop {
         let is_idle = idle_ticks >= IDLE_AFTER_TICKS;
         let pace = if is_idle { IDLE_TICK.min(silence_interval) } else { TICK };
@@ -76,7 +77,7 @@ pub(crate) async fn run(node: Arc<Node>) {
                 node.counters.bytes_sent.increment(octets);
             }
         }
-        heap.look(&node, now);
+        heap.look(&node.spawner, busy);
         node.handler_waiters.expire(now);
         idle_ticks = if busy { 0 } else { idle_ticks.saturating_add(1) };
         if now.duration_since(silence_checked) >= silence_interval {
@@ -87,41 +88,6 @@ pub(crate) async fn run(node: Arc<Node>) {
         }
     }
 }
-
-/// The process's heap, which shrinks by itself only from its top: it is trimmed when much of it has become free and
-/// stays so.
-struct Heap {
-    /// Free octets after the last trim.
-    base_len: u64,
-    /// Free octets at the last look.
-    last_len: u64,
-    looked: Instant,
-}
-
-impl Heap {
-    fn new(now: Instant) -> Self {
-        Self { base_len: u64::MAX, last_len: 0, looked: now }
-    }
-
-    fn look(&mut self, node: &Node, now: Instant) {
-        if now.duration_since(self.looked) < HEAP_LOOK_INTERVAL {
-            return;
-        }
-        self.looked = now;
-        let free_len = dynamo_am_heap_trim::free_len();
-        self.base_len = self.base_len.min(free_len);
-        if free_len >= self.base_len + TRIM_LEN_MIN && free_len <= self.last_len {
-            self.base_len = free_len;
-            node.spawner.spawn_blocking(dynamo_am_heap_trim::trim);
-        }
-        self.last_len = free_len;
-    }
-}
-
-/// Less than this is kept for the next burst, in octets.
-const TRIM_LEN_MIN: u64 = 8 << 20;
-/// How often the heap is looked at; trimming it costs milliseconds.
-const HEAP_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 fn silence_interval(node: &Node) -> Duration {
     let limits = &node.limits;

@@ -323,6 +323,10 @@ impl Link {
         {
             return self.refuse_long_answer(shared, answer, payload.as_slice().len());
         }
+        // Now, not when it is written: the peer may call again before we hear that its answer has left.
+        let mut finishes = answer.finishes;
+        shared.system_unfinished = shared.system_unfinished.saturating_sub(finishes.system_calls);
+        finishes.system_calls = 0;
         let before = shared.out.len();
         let (mut header, payload) = match answer.body {
             AnswerBody::Ack => (Header::reply(Kind::Ack, answer.id), PayloadSource::Borrowed(&[])),
@@ -351,14 +355,13 @@ impl Link {
             let first = rest.split_to(PART_LEN);
             frame::encode_header(false, first.len(), octets);
             shared.out.push_shared(first);
-            let finishes = answer.finishes;
             shared.push_large(LargeOut { of: ChunkOf::Response, id: answer.id, rest, finishes });
         } else {
             if len > 0 {
                 frame::encode_header(false, len, octets);
                 shared.out.push_payload(payload);
             }
-            shared.out.finishes.add(answer.finishes);
+            shared.out.finishes.add(finishes);
         }
         shared.queued += (shared.out.len() - before) as u64;
         shared.charge_answer();

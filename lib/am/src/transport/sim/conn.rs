@@ -230,10 +230,8 @@ impl Conn {
         }
         if self.is_closed(1 - end) {
             // Nobody is there: the octets come back as a reset.
-            let back = now + self.delay() + self.delay();
-            let answer = &mut self.directions[1 - end];
-            answer.reset.get_or_insert(back);
-            self.woken.extend(answer.reader.take());
+            let there = now + self.delay();
+            self.reset_from(1 - end, there);
             return Ok(room);
         }
         let mut at = now + self.delay();
@@ -351,18 +349,27 @@ impl Conn {
         incoming.arrivals.clear();
         incoming.arrived = 0;
         self.woken.extend(incoming.writer.take());
-        let at = seen.max(now) + self.delay();
+        self.reset_from(end, seen.max(now));
+    }
+
+    /// At that time `end`, which is closed, is sent something: what of its own would arrive later was still to be sent
+    /// by then, and goes with the socket.
+    fn reset_from(&mut self, end: EndIndex, at: Instant) {
+        let back = at + self.delay();
         let outgoing = &mut self.directions[end];
-        if seen <= now {
-            // A reset overtakes what has not left.
-            outgoing.octets.truncate(outgoing.arrived);
-            outgoing.arrivals.clear();
+        while let Some((arrival, len)) = outgoing.arrivals.back().copied() {
+            if arrival <= at {
+                break;
+            }
+            outgoing.arrivals.pop_back();
+            outgoing.octets.truncate(outgoing.octets.len() - len);
+            outgoing.end = None;
         }
-        outgoing.reset.get_or_insert(at);
+        outgoing.reset.get_or_insert(back);
         self.woken.extend(outgoing.reader.take());
     }
 
-    /// What is wrong with it begins here ------------------------------------------------------------------------
+    /// `end` fails from now on.
     pub(super) fn break_end(&mut self, end: EndIndex) {
         self.ends[end].is_reset = true;
         for direction in &mut self.directions {
