@@ -1,6 +1,7 @@
 //! dynamo-am, by its public API alone: over tcp with inline handlers, the same with a task for each message,
 //! and over a unix socket.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Result, bail};
@@ -55,7 +56,7 @@ pub async fn serve(spec: &RoleSpec, handled: &'static AtomicU64) -> Result<Servi
 #[derive(Clone)]
 pub struct Client {
     /// Held so that the link lives as long as the client.
-    _node: ActiveMessageManager,
+    _node: Arc<ActiveMessageManager>,
     peer: Peer,
 }
 
@@ -63,7 +64,7 @@ impl Client {
     pub async fn connect(address: &str) -> Result<Self> {
         let node = ActiveMessageManager::builder().no_ipc().start().await?;
         let peer = node.client().connect(address).await?;
-        Ok(Self { _node: node, peer })
+        Ok(Self { _node: Arc::new(node), peer })
     }
 }
 
