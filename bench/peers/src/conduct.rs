@@ -246,7 +246,8 @@ mod tests {
         let mut ended = Process::start(Path::new("/bin/cat"), &spec, "server", directory.path()).unwrap();
         let error = ended.line::<Listening>(Duration::from_secs(5)).unwrap_err().to_string();
         assert!(error.contains("No such file"), "{error}");
-        let mut silent = Process::start(Path::new("/usr/bin/yes"), &spec, "client", directory.path()).unwrap();
+        let mut silent =
+            Process::start(Path::new("/usr/bin/yes"), &spec, "client", directory.path()).unwrap();
         let error = silent.line::<Listening>(Duration::from_millis(50)).unwrap_err().to_string();
         assert!(error.contains("timed out"), "{error}");
     }

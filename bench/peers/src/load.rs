@@ -57,7 +57,16 @@ impl Phase {
 
     pub fn outcome(&self, sent: u64, done: u64, began: Instant) -> Outcome {
         let elapsed_ns = began.elapsed().as_nanos() as u64;
-        Outcome { sent, done, elapsed_ns, p50_us: None, p99_us: None, p999_us: None, cpu_ns: 0, peak_rss_kib: 0 }
+        Outcome {
+            sent,
+            done,
+            elapsed_ns,
+            p50_us: None,
+            p99_us: None,
+            p999_us: None,
+            cpu_ns: 0,
+            peak_rss_kib: 0,
+        }
     }
 }
 

@@ -69,9 +69,14 @@ fn main() -> Result<()> {
     }
     let names = ["rtt", "concurrent", "window", "oneway", "bulk"];
     for name in &cli.workload {
-        ensure!(names.contains(&name.as_str()), "no workload is called {name}; there are {}", names.join(", "));
+        ensure!(
+            names.contains(&name.as_str()),
+            "no workload is called {name}; there are {}",
+            names.join(", ")
+        );
     }
-    let is_asked = |case: &Case| cli.workload.is_empty() || cli.workload.iter().any(|n| n == case.workload.name());
+    let is_asked =
+        |case: &Case| cli.workload.is_empty() || cli.workload.iter().any(|n| n == case.workload.name());
     let plan = Plan {
         systems,
         cases: Case::ALL.into_iter().filter(is_asked).collect(),
@@ -88,11 +93,15 @@ fn main() -> Result<()> {
     let list: Vec<_> = versions.iter().map(|(package, version)| format!("{package} {version}")).collect();
     println!("{}", list.join(", "));
     print!("{}", report::table(&plan.cases, &rows));
+    if !skipped.is_empty() {
+        println!();
+    }
     for (system, why) in &skipped {
-        println!("\nskipped: {system}: {why}");
+        println!("skipped: {system}: {why}");
     }
     if let Some(path) = &cli.json {
-        let command = std::env::args().skip(1).fold("bench/peers/run".to_owned(), |line, arg| line + " " + &arg);
+        let command =
+            std::env::args().skip(1).fold("bench/peers/run".to_owned(), |line, arg| line + " " + &arg);
         let report = Report { host, versions, command, skipped: &skipped, results: &rows };
         let json = serde_json::to_string_pretty(&report)?;
         std::fs::write(path, json + "\n").with_context(|| format!("writing {}", path.display()))?;

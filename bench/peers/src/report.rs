@@ -56,7 +56,8 @@ pub fn versions(systems: &[System]) -> Vec<(String, String)> {
         if versions.iter().any(|(known, _)| known == package) {
             continue;
         }
-        let version = lock.split("[[package]]").find(|entry| entry.contains(&format!("name = \"{package}\"\n")));
+        let version =
+            lock.split("[[package]]").find(|entry| entry.contains(&format!("name = \"{package}\"\n")));
         let version = version.and_then(|entry| entry.split("version = \"").nth(1)?.split('"').next());
         versions.push((package.to_owned(), version.unwrap_or("unknown").to_owned()));
         if *system == System::Nats
@@ -89,7 +90,8 @@ fn libzmq_version() -> String {
 pub fn table(cases: &[Case], rows: &[Row]) -> String {
     let mut text = String::new();
     for case in cases {
-        let of_case = |row: &&Row| row.workload == case.workload.name() && row.outstanding == case.outstanding;
+        let of_case =
+            |row: &&Row| row.workload == case.workload.name() && row.outstanding == case.outstanding;
         let rows: Vec<_> = rows.iter().filter(of_case).collect();
         if rows.is_empty() {
             continue;
@@ -150,7 +152,10 @@ mod tests {
     #[test]
     fn every_version_is_found_in_the_lock_file() {
         for (package, version) in versions(&System::ALL) {
-            assert!(version.starts_with(|c: char| c.is_ascii_digit()) || version == "left out", "{package}: {version}");
+            assert!(
+                version.starts_with(|c: char| c.is_ascii_digit()) || version == "left out",
+                "{package}: {version}"
+            );
         }
     }
 }

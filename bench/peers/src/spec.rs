@@ -26,8 +26,8 @@ pub enum System {
 }
 
 use System::{
-    DynamoAm, DynamoAmIpc, DynamoAmSpawned, Nats, Tarpc, Tonic, Velo, VeloOrdered, VeloUds, VeloUdsOrdered, Zenoh,
-    ZenohPubsub, Zeromq, Zmq,
+    DynamoAm, DynamoAmIpc, DynamoAmSpawned, Nats, Tarpc, Tonic, Velo, VeloOrdered, VeloUds, VeloUdsOrdered,
+    Zenoh, ZenohPubsub, Zeromq, Zmq,
 };
 
 impl System {
@@ -189,7 +189,8 @@ impl Case {
     }
 
     pub fn title(self) -> String {
-        let size = if self.payload_bytes == 1 << 20 { "1 MiB".into() } else { format!("{} B", self.payload_bytes) };
+        let size =
+            if self.payload_bytes == 1 << 20 { "1 MiB".into() } else { format!("{} B", self.payload_bytes) };
         match self.workload {
             Workload::Rtt => format!("rtt: echo of {size}, one at a time"),
             Workload::Concurrent => {
@@ -258,7 +259,11 @@ mod tests {
     #[test]
     fn every_line_has_its_reference_in_every_case() {
         for case in Case::ALL {
-            assert!(System::ALL.iter().all(|s| !case.suits(*s) || case.suits(s.reference())), "{}", case.title());
+            assert!(
+                System::ALL.iter().all(|s| !case.suits(*s) || case.suits(s.reference())),
+                "{}",
+                case.title()
+            );
         }
     }
 }

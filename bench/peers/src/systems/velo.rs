@@ -39,7 +39,8 @@ pub async fn serve(spec: &RoleSpec, handled: &'static AtomicU64) -> Result<Servi
         Ok(())
     });
     let is_ordered = matches!(spec.system, System::VeloOrdered | System::VeloUdsOrdered);
-    let (echo, sink) = if is_ordered { (echo.ordered(), sink.ordered()) } else { (echo.spawn(), sink.spawn()) };
+    let (echo, sink) =
+        if is_ordered { (echo.ordered(), sink.ordered()) } else { (echo.spawn(), sink.spawn()) };
     node.register_handler(echo.build())?;
     node.register_handler(sink.build())?;
     Ok(Serving::new(serde_json::to_string(&node.peer_info())?, node))
