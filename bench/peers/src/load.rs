@@ -16,8 +16,8 @@ use crate::spec::{Case, Workload};
 
 /// One-way messages between two looks at the clock.
 pub const BATCH: u64 = 1024;
-/// Most one-way messages that may be on their way. Far above what any system with flow control lets happen; the
-/// others would fill the memory.
+/// Most one-way messages that may be on their way. Far above what any system with flow control lets happen;
+/// the others would fill the memory.
 const IN_FLIGHT_MAX: u64 = 1 << 20;
 /// How long the count of handled messages may stand still before the rest counts as lost.
 const STALL_LIMIT: Duration = Duration::from_secs(3);

@@ -26,8 +26,8 @@ pub fn map_handled(path: &Path) -> Result<&'static AtomicU64> {
     if file.metadata()?.len() < SHARED_LEN {
         bail!("{} is too short to be mapped", path.display());
     }
-    // SAFETY: a fresh shared mapping of a file that is long enough; it is never unmapped, so it is 'static, and
-    // all access to it in both processes is atomic.
+    // SAFETY: a fresh shared mapping of a file that is long enough; it is never unmapped, so it is 'static,
+    // and all access to it in both processes is atomic.
     unsafe {
         let (access, fd) = (libc::PROT_READ | libc::PROT_WRITE, file.as_raw_fd());
         let page = libc::mmap(std::ptr::null_mut(), SHARED_LEN as usize, access, libc::MAP_SHARED, fd, 0);

@@ -7,6 +7,9 @@ use serde::Serialize;
 use crate::conduct::Row;
 use crate::spec::{Case, System};
 
+const HEADINGS: &str =
+    "system             via   rate /s      x ours   p50 us     p99 us     cpu us/msg  peak MiB  lost\n";
+
 /// Everything that `--json` writes.
 #[derive(Serialize)]
 pub struct Report<'a> {
@@ -97,7 +100,7 @@ pub fn table(cases: &[Case], rows: &[Row]) -> String {
             continue;
         }
         text += &format!("\n{}\n", case.title());
-        text += "system             via   rate /s      x ours   p50 us     p99 us     cpu us/msg  peak MiB  lost\n";
+        text += HEADINGS;
         for row in &rows {
             text += &line(row);
         }

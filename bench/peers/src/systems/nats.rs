@@ -16,8 +16,8 @@ use super::Serving;
 use crate::load::{self, BATCH, Flood};
 use crate::spec::RoleSpec;
 
-/// One-way messages on their way. NATS has no flow control: beyond 64 MiB the broker drops the connection of a
-/// slow receiver, and beyond its capacity a subscription drops messages.
+/// One-way messages on their way. NATS has no flow control: beyond 64 MiB the broker drops the connection of
+/// a slow receiver, and beyond its capacity a subscription drops messages.
 const IN_FLIGHT_MAX: u64 = 1 << 18;
 /// Messages that a subscription holds; the default is 65536.
 const SUBSCRIPTION_CAPACITY: usize = 1 << 20;

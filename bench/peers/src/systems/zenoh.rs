@@ -1,7 +1,7 @@
 //! zenoh, peer to peer over TCP: as `zenoh` with queries, its form of a call, not consolidated; as
 //! `zenoh-pubsub` with a publication each way, as its own latency example (ping and pong) does it.
 //!
-//! One-way messages are publications that wait rather than being dropped, as its throughput example sends them.
+//! One-way messages are publications that wait rather than being dropped, as its throughput example does.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! The `zeromq` crate, ZeroMQ in Rust: the same socket types as in `zmq`, used in the same ways, in tasks where
-//! that has threads. Its socket can be split, so many callers share the sending half.
+//! The `zeromq` crate, ZeroMQ in Rust: the same socket types as in `zmq`, used in the same ways, in tasks
+//! where that has threads. Its socket can be split, so many callers share the sending half.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
