@@ -55,7 +55,7 @@ async fn address_of(broker: &Broker, directory: &Path) -> Result<String> {
     let file = directory.join(format!("nats-server_{}.ports", broker.0.id()));
     let reading = async {
         loop {
-            let text = tokio::fs::read_to_string(&file).await.unwrap_or_default();
+            let text = std::fs::read_to_string(&file).unwrap_or_default();
             let ports: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
             if let Some(address) = ports["nats"][0].as_str() {
                 return address.to_owned();

@@ -67,9 +67,9 @@ pub async fn serve(handled: &'static AtomicU64) -> Result<Serving> {
         let socket = socket?;
         socket.set_nodelay(true).map(|()| socket)
     });
-    let server = Server::builder().initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
     let service = BenchServer::new(Handlers(handled)).max_decoding_message_size(WINDOW as usize);
-    let mut server = server;
+    let builder = Server::builder().initial_stream_window_size(WINDOW);
+    let mut server = builder.initial_connection_window_size(WINDOW);
     Ok(Serving::new(address, tokio::spawn(server.add_service(service).serve_with_incoming(accepted))))
 }
 
