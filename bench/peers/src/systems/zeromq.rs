@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use bytes::Bytes;
 use tokio::sync::Mutex;
 use zeromq::{
@@ -56,7 +56,7 @@ async fn route(mut socket: RouterSocket, handled: &AtomicU64, is_echo: bool) -> 
             let mut frames = message.into_vecdeque();
             frames.pop_back();
             frames.push_back(Bytes::new());
-            message = ZmqMessage::try_from(frames)?;
+            message = ZmqMessage::try_from(frames).map_err(|error| anyhow!("{error}"))?;
         }
         socket.send(message).await?;
     }
