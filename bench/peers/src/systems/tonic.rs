@@ -2,11 +2,14 @@
 //! many messages without a reply each.
 
 use std::net::Ipv4Addr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 
 use anyhow::{Result, bail};
 use bytes::Bytes;
-use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt as _};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status, Streaming};
@@ -86,6 +89,18 @@ impl Client {
     }
 }
 
+/// A type of its own, since the compiler loses the lifetime of a bare boxed stream in a future that must be
+/// `Send`.
+struct Messages(BoxStream<'static, Payload>);
+
+impl Stream for Messages {
+    type Item = Payload;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Payload>> {
+        self.0.poll_next_unpin(cx)
+    }
+}
+
 impl load::Client for Client {
     async fn echo(&self, payload: Bytes) -> Result<()> {
         let len = payload.len();
@@ -103,9 +118,8 @@ impl load::Client for Client {
     }
 
     async fn flood(&self, payload: Bytes, flood: Flood) -> Result<()> {
-        let messages = flood.payloads(payload).map(|data| Payload { data });
-        // Boxed, as a stream of any kind must be able to move.
-        self.0.clone().tick(messages.boxed()).await?;
+        let messages = Messages(flood.payloads(payload).map(|data| Payload { data }).boxed());
+        self.0.clone().tick(messages).await?;
         Ok(())
     }
 }
