@@ -37,6 +37,12 @@ pub fn nats_server() -> Option<std::path::PathBuf> {
     places.into_iter().map(|place| place.join("nats-server")).find(|file| file.is_file())
 }
 
+/// A setting of another system that its documentation leaves open, given as a number by the environment (inherited by
+/// both processes), to see whether another choice would suit it better. The README lists them.
+fn knob(name: &str) -> Option<usize> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
 /// A server that can be reached; dropping it ends it.
 pub struct Serving {
     pub listening: Listening,

@@ -72,7 +72,10 @@ pub async fn serve(handled: &'static AtomicU64) -> Result<Serving> {
     });
     let service = BenchServer::new(Handlers(handled)).max_decoding_message_size(WINDOW as usize);
     let builder = Server::builder().initial_stream_window_size(WINDOW);
-    let mut server = builder.initial_connection_window_size(WINDOW);
+    let mut server = builder
+        .initial_connection_window_size(WINDOW)
+        .max_frame_size(super::knob("PEERS_TONIC_FRAME").map(|octets| octets as u32))
+        .http2_adaptive_window(super::knob("PEERS_TONIC_ADAPTIVE").map(|set| set > 0));
     Ok(Serving::new(address, tokio::spawn(server.add_service(service).serve_with_incoming(accepted))))
 }
 

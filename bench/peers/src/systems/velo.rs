@@ -20,7 +20,16 @@ async fn node(spec: &RoleSpec, socket: &str) -> Result<Velo> {
         System::VeloUds | System::VeloUdsOrdered => {
             Arc::new(UdsTransportBuilder::new().socket_path(spec.directory.join(socket)).build()?)
         }
-        _ => Arc::new(TcpTransportBuilder::new().bind_addr((Ipv4Addr::LOCALHOST, 0).into()).build()?),
+        _ => {
+            let mut tcp = TcpTransportBuilder::new().bind_addr((Ipv4Addr::LOCALHOST, 0).into());
+            if let Some(messages) = super::knob("PEERS_VELO_CHANNEL") {
+                tcp = tcp.channel_capacity(messages);
+            }
+            if super::knob("PEERS_VELO_AUTO_BUFFERS").is_some() {
+                tcp = tcp.socket_buffers(None);
+            }
+            Arc::new(tcp.build()?)
+        }
     };
     // Its listener for streams, which nothing here uses, would listen on all interfaces.
     let builder = Velo::builder().stream_bind_addr(IpAddr::V4(Ipv4Addr::LOCALHOST));

@@ -34,6 +34,9 @@ async fn session(listen: &str, connect: &str) -> Result<Session> {
         ("scouting/multicast/enabled", "false".to_owned()),
         ("scouting/gossip/enabled", "false".to_owned()),
     ];
+    if let Some(octets) = super::knob("PEERS_ZENOH_RX") {
+        config.insert_json5("transport/link/rx/buffer_size", &octets.to_string()).map_err(failed)?;
+    }
     for (key, value) in settings {
         config.insert_json5(key, &value).map_err(failed)?;
     }
@@ -46,7 +49,7 @@ fn failed(error: impl std::fmt::Display) -> anyhow::Error {
 
 /// Its documentation: without batching for latency, with it for throughput.
 fn is_express(spec: &RoleSpec) -> bool {
-    spec.case.workload == Workload::Rtt
+    super::knob("PEERS_ZENOH_EXPRESS").is_some() || spec.case.workload == Workload::Rtt
 }
 
 async fn publisher(session: &Session, key: &'static str, is_express: bool) -> Result<Publisher<'static>> {

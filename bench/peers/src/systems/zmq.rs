@@ -32,6 +32,10 @@ fn socket(context: &Context, kind: SocketType) -> Result<Socket> {
     socket.set_sndhwm(HIGH_WATER_MARK)?;
     socket.set_rcvhwm(HIGH_WATER_MARK)?;
     socket.set_linger(0)?;
+    if let Some(octets) = super::knob("PEERS_ZMQ_BUFFERS") {
+        socket.set_sndbuf(octets as i32)?;
+        socket.set_rcvbuf(octets as i32)?;
+    }
     Ok(socket)
 }
 
