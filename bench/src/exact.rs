@@ -96,16 +96,22 @@ impl Figure {
 pub fn main(counted: Counted) -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let is_quick = match arguments.as_slice() {
+    let (is_quick, only) = match arguments.as_slice() {
         [ROLE_COMMAND, spec] => return run_role(spec),
-        [] => false,
-        ["--quick"] => true,
+        [] => (false, ""),
+        ["--quick"] => (true, ""),
+        ["--only", only] => (false, *only),
+        ["--quick", "--only", only] => (true, *only),
         _ => {
-            tell_error("it takes --quick for a form that ends in 3 minutes, or nothing");
+            tell_error("usage: [--quick] [--only PART]: a form that ends in 3 minutes; ways whose name has PART");
             return ExitCode::from(2);
         }
     };
-    match figures(counted, is_quick) {
+    match figures(counted, is_quick, only) {
+        Ok(figures) if figures.is_empty() => {
+            tell_error(&format!("no way of a message has `{only}` in its name"));
+            ExitCode::from(2)
+        }
         Ok(figures) => report(counted, &figures),
         Err(error) => {
             let cause =
@@ -144,13 +150,13 @@ fn report(counted: Counted, figures: &[Figure]) -> ExitCode {
     }
 }
 
-fn figures(counted: Counted, is_quick: bool) -> Result<Vec<Figure>, BenchError> {
+fn figures(counted: Counted, is_quick: bool, only: &str) -> Result<Vec<Figure>, BenchError> {
     let exe = std::env::current_exe().map_err(|error| BenchError::NotCounted {
         what: "anything",
         reason: format!("this program can't find itself to start it again: {error}"),
     })?;
     let mut figures = Vec::new();
-    for way in ways() {
+    for way in ways().into_iter().filter(|way| way.name.contains(only)) {
         // Counting allocations takes no time, so there is no need for fewer of them.
         let few = if is_quick && counted == Counted::Instructions { 20_000 } else { 100_000 };
         let counts = [few / way.weight, 3 * few / way.weight];
