@@ -18,7 +18,7 @@ use super::registry::Entry;
 use super::running::Running;
 use crate::api::context::{InlineContext, Request, Sender};
 use crate::api::control::{EXTRA_KIND, EXTRA_REQUEST, EXTRA_RESPONSE, ResponseType};
-use crate::api::handler_call::{HandlerCall, InlineFn, InlineReply};
+use crate::api::handler_call::{Failure, HandlerCall, InlineFn, InlineReply};
 use crate::api::port::NodePort;
 use crate::clock;
 use crate::proto::credit::Charge;
@@ -82,7 +82,34 @@ impl Dispatcher {
         header: &Header<'_>,
         envelope: &[u8],
         payload: Received<'_>,
-        charge: Charge,
+        charge: &Charge,
+        turn: &mut Turn,
+    ) {
+        if header.mode() == Some(DeliveryMode::FireAndForget)
+            && self.class != PeerClass::ForeignReq
+            && self.remembers(header.handler)
+            && !self.stalled.is_active()
+            && let Some((_, entry)) = &self.last
+            && let HandlerCall::Inline(call) = &entry.call
+        {
+            let here = Here { link: &self.link, sender: &self.sender, node: &self.node_port };
+            let run = InlineRun { here, entry, call: &**call, payload: payload.as_slice() };
+            let mut reply = reply_to(header, DeliveryMode::FireAndForget, &mut self.scratch);
+            let _ = run.call(header, DeliveryMode::FireAndForget, &mut reply);
+            turn.finished.add(*charge);
+            return;
+        }
+        self.dispatch_any(header, envelope, payload, charge, turn);
+    }
+
+    /// All but one-way messages to the handler looked up last, if it is an inline one.
+    #[inline(never)]
+    fn dispatch_any(
+        &mut self,
+        header: &Header<'_>,
+        envelope: &[u8],
+        payload: Received<'_>,
+        charge: &Charge,
         turn: &mut Turn,
     ) {
         // A REQ cannot go on without a reply: its one-way message is acked.
@@ -95,9 +122,7 @@ impl Dispatcher {
         };
         let message = Incoming { header, mode, envelope, charge };
         if !self.remembers(header.handler) && !self.look_up(header.handler) {
-            let name = String::from_utf8_lossy(header.handler);
-            let text = format!("no handler `{name}` is registered here");
-            return self.refuse(&message, NackCode::NoHandler, &text, turn);
+            return self.refuse_unknown(&message, turn);
         }
         let must_stall = self.must_stall(mode);
         let Some((_, entry)) = &self.last else { return };
@@ -151,6 +176,13 @@ impl Dispatcher {
         let is_found = found.is_some();
         self.last = found.map(|entry| (generation, entry)).or_else(|| self.last.take());
         is_found
+    }
+
+    #[cold]
+    fn refuse_unknown(&self, message: &Incoming<'_>, turn: &mut Turn) {
+        let name = String::from_utf8_lossy(message.header.handler);
+        let text = format!("no handler `{name}` is registered here");
+        self.refuse(message, NackCode::NoHandler, &text, turn);
     }
 
     /// What keeps a message that wants an answer from its handler.
@@ -221,7 +253,7 @@ impl Dispatcher {
             envelope: envelope.into(),
             link: self.link.clone(),
             running: self.running.clone(),
-            charge,
+            charge: *charge,
             entry,
         };
         let is_counted = mode.is_answered() && mode != DeliveryMode::WithReceipt;
@@ -255,12 +287,12 @@ impl Dispatcher {
                 envelope,
                 body,
                 is_counted: false,
-                finishes: charge,
+                finishes: *charge,
             });
         } else {
             self.node.counters.one_way_dropped.increment(1);
             tracing::debug!(code = %code, "dropped a one-way message: {text}");
-            turn.finished.add(charge);
+            turn.finished.add(*charge);
         }
     }
 }
@@ -277,7 +309,7 @@ struct Incoming<'a> {
     header: &'a Header<'a>,
     mode: DeliveryMode,
     envelope: &'a [u8],
-    charge: Charge,
+    charge: &'a Charge,
 }
 
 /// One run of an inline handler.
@@ -292,37 +324,64 @@ impl InlineRun<'_> {
     /// Runs the handler and queues its answer; gives the answer's length.
     #[inline]
     fn run(self, message: &Incoming<'_>, scratch: &mut Vec<u8>, turn: &mut Turn) -> usize {
-        let Self { here, entry, call, payload } = self;
         let &Incoming { header, mode, envelope, charge } = message;
-        scratch.clear();
-        let deadline = header.deadline_ms.map(|left| clock::now() + Duration::from_millis(left.into()));
-        let context = InlineContext { header, sender: here.sender, node: here.node, deadline };
-        let mut reply =
-            InlineReply { is_wanted: mode.wants_response(), codec: header.codec, scratch, shared: None };
+        let link = self.here.link;
         if mode.wants_receipt() {
-            push_receipt(here.link, header.id, header.codec, envelope, entry);
+            push_receipt(link, header.id, header.codec, envelope, self.entry);
         }
-        let result = catch_unwind(AssertUnwindSafe(|| call(&context, payload, &mut reply)))
-            .unwrap_or_else(|panic| Err(panicked(&*panic)));
-        entry.counters.handled.increment(1);
-        if let Err(failure) = &result {
-            entry.counters.failed.increment(1);
-            if !mode.is_answered() {
-                let id = context.id();
-                tracing::debug!(handler = %entry.name, %id, "a one-way message failed: {}", failure.text);
-            }
+        let mut reply = reply_to(header, mode, scratch);
+        let result = self.call(header, mode, &mut reply);
+        if matches!(mode, DeliveryMode::FireAndForget | DeliveryMode::WithReceipt) {
+            turn.finished.add(*charge);
+            return 0;
         }
-        let body = match &result {
-            _ if matches!(mode, DeliveryMode::FireAndForget | DeliveryMode::WithReceipt) => {
-                turn.finished.add(charge);
-                return 0;
+        let (body, len) = match &result {
+            Err(failure) => {
+                (AnswerBody::Nack { code: failure.code, text: &failure.text }, failure.text.len())
             }
-            Err(failure) => AnswerBody::Nack { code: failure.code, text: &failure.text },
-            Ok(()) if mode == DeliveryMode::Confirmed => AnswerBody::Ack,
-            Ok(()) => AnswerBody::Response { payload: reply.source(), codec: reply.codec },
+            Ok(()) if mode == DeliveryMode::Confirmed => (AnswerBody::Ack, 0),
+            Ok(()) => {
+                let payload = reply.source();
+                (AnswerBody::Response { payload, codec: reply.codec }, payload.as_slice().len())
+            }
         };
-        here.link.push_answer(&Answer { id: header.id, envelope, body, is_counted: false, finishes: charge });
-        reply.source().as_slice().len()
+        link.push_answer(&Answer { id: header.id, envelope, body, is_counted: false, finishes: *charge });
+        len
+    }
+
+    /// Runs the handler, and keeps its panics from the link.
+    #[inline(always)]
+    fn call(
+        &self,
+        header: &Header<'_>,
+        mode: DeliveryMode,
+        reply: &mut InlineReply<'_>,
+    ) -> Result<(), Failure> {
+        let deadline = header.deadline_ms.map(|left| clock::now() + Duration::from_millis(left.into()));
+        let context = InlineContext { header, sender: self.here.sender, node: self.here.node, deadline };
+        let result = catch_unwind(AssertUnwindSafe(|| (self.call)(&context, self.payload, reply)))
+            .unwrap_or_else(|panic| Err(panicked(&*panic)));
+        self.entry.counters.handled.increment(1);
+        if let Err(failure) = &result {
+            note_failure(self.entry, &context, failure, mode);
+        }
+        result
+    }
+}
+
+/// Where an inline handler puts its answer.
+#[inline]
+fn reply_to<'a>(header: &Header<'_>, mode: DeliveryMode, scratch: &'a mut Vec<u8>) -> InlineReply<'a> {
+    scratch.clear();
+    InlineReply { is_wanted: mode.wants_response(), codec: header.codec, scratch, shared: None }
+}
+
+#[cold]
+fn note_failure(entry: &Entry, context: &InlineContext<'_>, failure: &Failure, mode: DeliveryMode) {
+    entry.counters.failed.increment(1);
+    if !mode.is_answered() {
+        let id = context.id();
+        tracing::debug!(handler = %entry.name, %id, "a one-way message failed: {}", failure.text);
     }
 }
 

@@ -358,7 +358,7 @@ impl<'a> Header<'a> {
 
     /// As [`decode`](Self::decode), into a [`blank`](Self::blank) header where it lies: moving one costs more than
     /// reading it. After an error the header is of no use; [`refused`] says what of it was readable.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn read(&mut self, bytes: &'a [u8]) -> Result<(), HeaderErrorKind> {
         let Some((fixed, rest)) = bytes.split_first_chunk::<FIXED_LEN>() else {
             return Err(HeaderErrorKind::TooShort { len: bytes.len() });
@@ -371,7 +371,11 @@ impl<'a> Header<'a> {
             return Err(HeaderErrorKind::UnknownKind(kind));
         };
         // The mode comes before all else that can be wrong: it decides whether the error is answered.
-        check_aux(kind, aux)?;
+        if !matches!(kind, Kind::Message) {
+            check_aux(kind, aux)?;
+        } else if DeliveryMode::from_u8(aux).is_none() {
+            return Err(HeaderErrorKind::UnknownMode(aux));
+        }
         if bytes.len() > HEADER_LEN_MAX {
             return Err(HeaderErrorKind::TooLong { len: bytes.len() });
         }
@@ -438,10 +442,9 @@ impl<'a> Header<'a> {
 /// Optional fields that few messages have.
 const COMPOUND: u8 = flags::TRACE | flags::SENDER | flags::EXTRAS | flags::CHUNKED;
 
-#[inline]
+/// Octet 2 of all kinds but Message.
 fn check_aux(kind: Kind, aux: u8) -> Result<(), HeaderErrorKind> {
     match kind {
-        Kind::Message if DeliveryMode::from_u8(aux).is_none() => Err(HeaderErrorKind::UnknownMode(aux)),
         Kind::Chunk if ChunkOf::from_u8(aux).is_none() => {
             Err(HeaderErrorKind::UnknownChunkOf { kind, octet: aux })
         }
