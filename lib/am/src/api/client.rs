@@ -304,6 +304,9 @@ impl Peer {
         }
         let codec = sent_codec(payload, None);
         let offered = with_encoded(payload, codec, |source| {
+            if self.port.try_notify(handler, codec, source.as_slice()) {
+                return Offered::Sent;
+            }
             let message = Outgoing {
                 handler,
                 mode: DeliveryMode::FireAndForget,

@@ -371,11 +371,7 @@ impl<'a> Header<'a> {
             return Err(HeaderErrorKind::UnknownKind(kind));
         };
         // The mode comes before all else that can be wrong: it decides whether the error is answered.
-        if !matches!(kind, Kind::Message) {
-            check_aux(kind, aux)?;
-        } else if DeliveryMode::from_u8(aux).is_none() {
-            return Err(HeaderErrorKind::UnknownMode(aux));
-        }
+        check_aux(kind, aux)?;
         if bytes.len() > HEADER_LEN_MAX {
             return Err(HeaderErrorKind::TooLong { len: bytes.len() });
         }
@@ -442,9 +438,10 @@ impl<'a> Header<'a> {
 /// Optional fields that few messages have.
 const COMPOUND: u8 = flags::TRACE | flags::SENDER | flags::EXTRAS | flags::CHUNKED;
 
-/// Octet 2 of all kinds but Message.
+#[inline]
 fn check_aux(kind: Kind, aux: u8) -> Result<(), HeaderErrorKind> {
     match kind {
+        Kind::Message if DeliveryMode::from_u8(aux).is_none() => Err(HeaderErrorKind::UnknownMode(aux)),
         Kind::Chunk if ChunkOf::from_u8(aux).is_none() => {
             Err(HeaderErrorKind::UnknownChunkOf { kind, octet: aux })
         }
