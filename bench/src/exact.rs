@@ -49,7 +49,7 @@ struct Way {
 /// Allocations of a buffer that grows now and then are no allocations of a message: fewer than one in so many.
 const NONE: f64 = 0.005;
 
-fn ways() -> [Way; 3] {
+fn ways() -> [Way; 4] {
     [
         Way {
             name: "one-way, inline handler",
@@ -58,6 +58,14 @@ fn ways() -> [Way; 3] {
             weight: 1,
             instructions_max: Some([400.0, 500.0]),
             allocations_max: Some(NONE),
+        },
+        Way {
+            name: "one-way, spawned handler",
+            sides: ["sender", "receiver"],
+            case: Case::oneway(Dispatch::Spawned),
+            weight: 2,
+            instructions_max: None,
+            allocations_max: None,
         },
         Way {
             name: "echo, 64 outstanding",
@@ -300,6 +308,6 @@ mod tests {
         assert_eq!(names[0], Path::new("/x/callgrind/one-way-inline-handler-sender.out"));
         names.sort();
         names.dedup();
-        assert_eq!(names.len(), 6);
+        assert_eq!(names.len(), 8);
     }
 }
