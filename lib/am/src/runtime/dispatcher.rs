@@ -20,7 +20,6 @@ use crate::api::context::{InlineContext, Request, Sender};
 use crate::api::control::{EXTRA_KIND, EXTRA_REQUEST, EXTRA_RESPONSE, ResponseType};
 use crate::api::handler_call::{Failure, HandlerCall, InlineFn, InlineReply};
 use crate::api::port::NodePort;
-use crate::clock;
 use crate::proto::credit::Charge;
 use crate::transport::link::{Answer, AnswerBody, Link, Received};
 use crate::wire::answer::PeerClass;
@@ -95,7 +94,7 @@ impl Dispatcher {
             let here = Here { link: &self.link, sender: &self.sender, node: &self.node_port };
             let run = InlineRun { here, entry, call: &**call, payload: payload.as_slice() };
             let mut reply = reply_to(header, DeliveryMode::FireAndForget, &mut self.scratch);
-            let _ = run.call(header, DeliveryMode::FireAndForget, &mut reply);
+            let _ = run.call(header, DeliveryMode::FireAndForget, &mut reply, turn);
             turn.finished.add(*charge);
             return;
         }
@@ -137,6 +136,15 @@ impl Dispatcher {
                 let run = InlineRun { here, entry, call: &**call, payload: payload.as_slice() };
                 self.answered_len += run.run(&message, &mut self.scratch, turn);
             }
+            // Nearly all are these, and go to their group the shortest way.
+            HandlerCall::Spawned { is_ordered: false, .. }
+                if !must_stall && !mode.wants_receipt() && entry.gate.try_enter() =>
+            {
+                let entry = entry.clone();
+                let job = self.job(&message, payload, entry, turn);
+                self.group.push(job);
+                self.spawn_full_group();
+            }
             _ => {
                 let entry = entry.clone();
                 let job = self.job(&message, payload, entry, turn);
@@ -147,6 +155,15 @@ impl Dispatcher {
                     self.admit(job, turn);
                 }
             }
+        }
+    }
+
+    /// Hands the group over when it is full.
+    fn spawn_full_group(&mut self) {
+        if self.group.len() >= GROUP_LEN {
+            // More of them are likely to come.
+            let full = std::mem::replace(&mut self.group, Vec::with_capacity(GROUP_LEN));
+            spawn_group(&self.node, full);
         }
     }
 
@@ -241,7 +258,7 @@ impl Dispatcher {
             mode,
             entry.name.clone(),
             self.sender.clone(),
-            clock::now() + time_left,
+            turn.now() + time_left,
             self.node_port.clone(),
         );
         request.mode = mode;
@@ -268,9 +285,7 @@ impl Dispatcher {
         match admit(&self.node, &self.peer.lanes, job) {
             Admitted::Run(job) => {
                 start(&self.node, job, &mut self.group);
-                if self.group.len() >= GROUP_LEN {
-                    spawn_group(&self.node, std::mem::take(&mut self.group));
-                }
+                self.spawn_full_group();
             }
             Admitted::Taken => {}
             Admitted::Refused(job) => refuse(&self.node, job, &mut turn.finished),
@@ -330,7 +345,7 @@ impl InlineRun<'_> {
             push_receipt(link, header.id, header.codec, envelope, self.entry);
         }
         let mut reply = reply_to(header, mode, scratch);
-        let result = self.call(header, mode, &mut reply);
+        let result = self.call(header, mode, &mut reply, turn);
         if matches!(mode, DeliveryMode::FireAndForget | DeliveryMode::WithReceipt) {
             turn.finished.add(*charge);
             return 0;
@@ -356,8 +371,9 @@ impl InlineRun<'_> {
         header: &Header<'_>,
         mode: DeliveryMode,
         reply: &mut InlineReply<'_>,
+        turn: &mut Turn,
     ) -> Result<(), Failure> {
-        let deadline = header.deadline_ms.map(|left| clock::now() + Duration::from_millis(left.into()));
+        let deadline = header.deadline_ms.map(|left| turn.now() + Duration::from_millis(left.into()));
         let context = InlineContext { header, sender: self.here.sender, node: self.here.node, deadline };
         let result = catch_unwind(AssertUnwindSafe(|| (self.call)(&context, self.payload, reply)))
             .unwrap_or_else(|panic| Err(panicked(&*panic)));

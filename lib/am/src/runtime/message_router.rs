@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use super::counters::Once;
 use super::dispatcher::Dispatcher;
@@ -15,6 +16,7 @@ use super::peer::PeerCore;
 use super::response_manager;
 use super::running::Running;
 use crate::api::context::Sender;
+use crate::clock;
 use crate::proto::budget::Hold;
 use crate::proto::credit::{Charge, ReceiveMeter, Totals};
 use crate::proto::pending::Reply;
@@ -56,6 +58,15 @@ pub(crate) struct Turn {
     pub(crate) finished: Charge,
     /// Accepted, and an answer is owed.
     pub(crate) answering: i32,
+    now: Option<Instant>,
+}
+
+impl Turn {
+    /// The time when it was first asked for in this turn.
+    #[inline]
+    pub(crate) fn now(&mut self) -> Instant {
+        *self.now.get_or_insert_with(clock::now)
+    }
 }
 
 /// The receiving end of a link.

@@ -52,7 +52,7 @@ impl Job {
     }
 
     pub(crate) fn take_payload(&mut self) -> Payload {
-        std::mem::replace(&mut self.payload, Payload::empty())
+        self.payload.take()
     }
 
     /// Whether that answer has to wait for room in the send buffer.
@@ -72,7 +72,7 @@ impl Job {
 
     /// Ends the job. What is finished without an answer is added to `done`, for the caller to give back at once
     /// for many.
-    pub(crate) fn complete(self, answered: Answered, done: &mut Charge) {
+    pub(crate) fn complete(&self, answered: Answered, done: &mut Charge) {
         let failed = answered.is_err();
         self.entry.counters.handled.increment(1);
         if failed {
@@ -126,7 +126,7 @@ impl Job {
     }
 
     /// As [`complete`](Self::complete), for one job alone.
-    pub(crate) fn complete_alone(self, answered: Answered) {
+    pub(crate) fn complete_alone(&self, answered: Answered) {
         let link = self.link.clone();
         let mut done = Charge::default();
         self.complete(answered, &mut done);
