@@ -9,17 +9,16 @@ use std::time::Duration;
 
 use super::dispatch::admit::{Admitted, admit, push_receipt, refuse, start};
 use super::dispatch::group::{GROUP_LEN, spawn_group};
-use super::dispatch::job::{Job, panicked};
+use super::dispatch::job::{Job, Place, panicked};
 use super::dispatch::stalled::Stalled;
 use super::message_router::Turn;
 use super::node::Node;
 use super::peer::PeerCore;
 use super::registry::Entry;
 use super::running::Running;
-use crate::api::context::{InlineContext, Request, Sender};
+use crate::api::context::{InlineContext, Origin, Request, Sender};
 use crate::api::control::{EXTRA_KIND, EXTRA_REQUEST, EXTRA_RESPONSE, ResponseType};
 use crate::api::handler_call::{Failure, HandlerCall, InlineFn, InlineReply};
-use crate::api::port::NodePort;
 use crate::proto::credit::Charge;
 use crate::transport::link::{Answer, AnswerBody, Link, Received};
 use crate::wire::answer::PeerClass;
@@ -30,12 +29,10 @@ use crate::wire::header::Header;
 /// Runs the handlers of what one link receives.
 pub(crate) struct Dispatcher {
     node: Arc<Node>,
-    node_port: Arc<dyn NodePort>,
-    link: Arc<Link>,
+    place: Arc<Place>,
+    origin: Arc<Origin>,
     peer: Arc<PeerCore>,
-    sender: Arc<Sender>,
     class: PeerClass,
-    running: Arc<Running>,
     /// The handler looked up last, and the state of the table it was found in.
     last: Option<(u64, Arc<Entry>)>,
     group: Vec<Job>,
@@ -60,12 +57,10 @@ impl Dispatcher {
     ) -> Self {
         Self {
             node: node.clone(),
-            node_port: node.port(),
-            link: link.clone(),
+            place: Arc::new(Place { link: link.clone(), running: running.clone() }),
+            origin: Arc::new(Origin { sender, node: node.port() }),
             peer: peer.clone(),
-            sender,
             class,
-            running: running.clone(),
             last: None,
             group: Vec::new(),
             scratch: Vec::new(),
@@ -91,7 +86,7 @@ impl Dispatcher {
             && let Some((_, entry)) = &self.last
             && let HandlerCall::Inline(call) = &entry.call
         {
-            let here = Here { link: &self.link, sender: &self.sender, node: &self.node_port };
+            let here = Here { link: &self.place.link, origin: &self.origin };
             let run = InlineRun { here, entry, call: &**call, payload: payload.as_slice() };
             let mut reply = reply_to(header, DeliveryMode::FireAndForget, &mut self.scratch);
             let _ = run.call(header, DeliveryMode::FireAndForget, &mut reply, turn);
@@ -132,7 +127,7 @@ impl Dispatcher {
         }
         match &entry.call {
             HandlerCall::Inline(call) if !must_stall => {
-                let here = Here { link: &self.link, sender: &self.sender, node: &self.node_port };
+                let here = Here { link: &self.place.link, origin: &self.origin };
                 let run = InlineRun { here, entry, call: &**call, payload: payload.as_slice() };
                 self.answered_len += run.run(&message, &mut self.scratch, turn);
             }
@@ -245,7 +240,7 @@ impl Dispatcher {
             return false;
         }
         self.answered_len = 0;
-        !self.link.has_room(0)
+        !self.place.link.has_room(0)
     }
 
     fn job(&self, message: &Incoming<'_>, payload: Received<'_>, entry: Arc<Entry>, turn: &mut Turn) -> Job {
@@ -253,14 +248,8 @@ impl Dispatcher {
         let time_left = header
             .deadline_ms
             .map_or(self.node.limits.request_timeout, |left| Duration::from_millis(left.into()));
-        let mut request = Request::new(
-            header,
-            mode,
-            entry.name.clone(),
-            self.sender.clone(),
-            turn.now() + time_left,
-            self.node_port.clone(),
-        );
+        let mut request =
+            Request::new(header, mode, entry.name.clone(), self.origin.clone(), turn.now() + time_left);
         request.mode = mode;
         let (payload, hold) = payload.into_payload();
         let job = Job {
@@ -268,15 +257,14 @@ impl Dispatcher {
             payload,
             hold,
             envelope: envelope.into(),
-            link: self.link.clone(),
-            running: self.running.clone(),
+            place: self.place.clone(),
             charge: *charge,
             entry,
         };
         let is_counted = mode.is_answered() && mode != DeliveryMode::WithReceipt;
         if is_counted {
             turn.answering += 1;
-            self.running.insert(&job.request);
+            self.place.running.insert(&job.request);
         }
         job
     }
@@ -297,7 +285,7 @@ impl Dispatcher {
         if mode.is_answered() && self.class != PeerClass::ForeignPush {
             self.node.counters.refused.increment(1);
             let body = AnswerBody::Nack { code, text };
-            self.link.push_answer(&Answer {
+            self.place.link.push_answer(&Answer {
                 id: header.id,
                 envelope,
                 body,
@@ -315,8 +303,7 @@ impl Dispatcher {
 /// What an inline handler's context and answer need of its link.
 struct Here<'a> {
     link: &'a Link,
-    sender: &'a Arc<Sender>,
-    node: &'a Arc<dyn NodePort>,
+    origin: &'a Origin,
 }
 
 /// A request, as far as everything that handles it needs it.
@@ -374,7 +361,7 @@ impl InlineRun<'_> {
         turn: &mut Turn,
     ) -> Result<(), Failure> {
         let deadline = header.deadline_ms.map(|left| turn.now() + Duration::from_millis(left.into()));
-        let context = InlineContext { header, sender: self.here.sender, node: self.here.node, deadline };
+        let context = InlineContext { header, origin: self.here.origin, deadline };
         let result = catch_unwind(AssertUnwindSafe(|| (self.call)(&context, self.payload, reply)))
             .unwrap_or_else(|panic| Err(panicked(&*panic)));
         self.entry.counters.handled.increment(1);

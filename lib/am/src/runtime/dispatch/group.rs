@@ -7,11 +7,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::job::{Caught, Job, answer_len, start};
+use super::job::{Caught, Job, Place, answer_len, start};
 use crate::api::handler_call::{Answered, Failure, HandlerCall};
 use crate::proto::credit::Charge;
 use crate::runtime::node::Node;
-use crate::transport::link::Link;
 use crate::wire::codes::NackCode;
 
 /// Messages that share a task.
@@ -22,9 +21,9 @@ const TURN_COUNT_MAX: usize = 128;
 
 /// Runs jobs that have entered their gates.
 pub(crate) fn spawn_group(node: &Arc<Node>, jobs: Vec<Job>) {
-    let Some(link) = jobs.first().map(|job| job.link.clone()) else { return };
+    let Some(place) = jobs.first().map(|job| job.place.clone()) else { return };
     let group =
-        Group { node: node.clone(), link, jobs: jobs.into_iter(), running: None, done: Charge::default() };
+        Group { node: node.clone(), place, jobs: jobs.into_iter(), running: None, done: Charge::default() };
     node.spawner.spawn_handler(group);
 }
 
@@ -32,12 +31,12 @@ pub(crate) fn spawn_group(node: &Arc<Node>, jobs: Vec<Job>) {
 /// and a parked one of these is what an unfinished message costs.
 struct Group {
     node: Arc<Node>,
-    link: Arc<Link>,
+    place: Arc<Place>,
     /// The first of them is running; a job is not moved until it is done.
     jobs: std::vec::IntoIter<Job>,
     /// What the first of them has begun.
     running: Option<Caught>,
-    /// Finished without an answer, and not told yet: only what came by `link`.
+    /// Finished without an answer, and not told yet: only what came by the link of `place`.
     done: Charge,
 }
 
@@ -76,7 +75,7 @@ impl Group {
         let late = if job.needs_room(&answered) {
             Some(answered)
         } else {
-            if Arc::ptr_eq(&job.link, &self.link) {
+            if Arc::ptr_eq(&job.place, &self.place) {
                 job.complete(answered, &mut self.done);
             } else {
                 job.complete_alone(answered);
@@ -97,7 +96,7 @@ impl Group {
         let Some(job) = self.jobs.next() else { return };
         let parked = Self {
             node: self.node.clone(),
-            link: job.link.clone(),
+            place: job.place.clone(),
             jobs: vec![job].into_iter(),
             running: self.running.take(),
             done: Charge::default(),
@@ -107,7 +106,7 @@ impl Group {
 
     fn give_back(&mut self) {
         if !self.done.is_zero() {
-            self.link.finish_messages(std::mem::take(&mut self.done));
+            self.place.link.finish_messages(std::mem::take(&mut self.done));
         }
     }
 }
@@ -130,7 +129,8 @@ pub(crate) async fn complete_with_room(job: Job, mut answered: Answered) {
         }
         let text = if hold.is_none() {
             "there was no memory to keep the answer until it can be sent"
-        } else if tokio::time::timeout_at(deadline, job.link.room(answer_len(&answered))).await.is_err() {
+        } else if tokio::time::timeout_at(deadline, job.place.link.room(answer_len(&answered))).await.is_err()
+        {
             "the answer could not be sent before the deadline: the link took no more"
         } else {
             continue;
