@@ -4,7 +4,7 @@
 default:
     @just --list
 
-# Formatting, lints, documentation, tests, tidy, examples. Read-only.
+# Formatting, lints, documentation, tests, tidy, examples, costs per message. Read-only.
 check:
     .ci/run
 
@@ -16,6 +16,10 @@ fix:
 # All tests, the pure layers alone, tidy, examples.
 test:
     cargo xtask test
+
+# Instructions and allocations per message, against their targets.
+costs:
+    cargo xtask costs
 
 # Advisories, licences, banned crates and sources of all dependencies. Needs cargo-deny.
 deny:

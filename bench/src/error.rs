@@ -136,4 +136,12 @@ pub enum BenchError {
         /// The measurement.
         case: String,
     },
+    /// A cost could not be counted.
+    #[error("can't count {what}: {reason}")]
+    NotCounted {
+        /// What was to be counted.
+        what: &'static str,
+        /// Why it can't.
+        reason: String,
+    },
 }

@@ -2,19 +2,21 @@
 
 use std::time::Duration;
 
+use crate::case::Case;
 use crate::error::BenchError;
-use crate::spec::{Amount, Case, Place, Role, RoleSpec, System};
+use crate::plan::Plan;
+use crate::spec::{Amount, Role, RoleSpec, System};
 
 /// The settings of a whole run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BenchOptions {
     /// What is compared, in the order of the turns. Each may be named once.
     pub systems: Vec<System>,
-    /// The rows.
+    /// The rows. Default the short set over tcp.
     pub cases: Vec<Case>,
     /// Turns of each system for each case, at least 1; the median one is reported. Default 3.
     pub runs: u32,
-    /// Runtime threads of each process, 1 to 256. Default 2.
+    /// Runtime threads of each process, 1 to 256; where it polls busily it is always one. Default 2.
     pub workers: usize,
     /// Unmeasured traffic at the start of each run. Default 200 ms.
     pub warm_up: Amount,
@@ -28,13 +30,7 @@ impl Default for BenchOptions {
     fn default() -> Self {
         Self {
             systems: vec![System::Raw, System::DynamoAm],
-            cases: vec![
-                Case::rtt(Place::Task),
-                Case::rtt(Place::Main),
-                Case::concurrent(64),
-                Case::oneway(),
-                Case::bulk(),
-            ],
+            cases: Plan::default().quick(),
             runs: 3,
             workers: 2,
             warm_up: Amount::Millis(200),
@@ -45,7 +41,7 @@ impl Default for BenchOptions {
 }
 
 impl BenchOptions {
-    /// `am bench --quick`: rtt, concurrent 64, one-way and bulk over tcp, done within 40 s.
+    /// The limits of `am bench --quick`: its five cases are done within 40 s.
     ///
     /// Two systems, five cases and three turns are 30 runs of 1 s, which leaves 0.33 s each for
     /// starting and stopping two processes. A phase may take 5 s, so a failure shows within the 40 s too.
@@ -84,6 +80,7 @@ impl BenchOptions {
     pub(crate) fn spec(&self, role: Role, system: System, case: Case) -> RoleSpec {
         let limit_ms = u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX);
         let Self { workers, warm_up, amount, .. } = *self;
+        let workers = if case.busy_poll() { 1 } else { workers };
         RoleSpec { role, system, case, workers, warm_up, amount, limit_ms }
     }
 }

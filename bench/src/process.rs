@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
@@ -15,8 +15,8 @@ use crate::error::BenchError;
 use crate::role::ROLE_COMMAND;
 use crate::spec::{Role, RoleSpec};
 
-/// Longest line that is taken from a process, in bytes; its longest real one is under 400.
-const LINE_LEN_MAX: u64 = 16 << 10;
+/// Longest line that is taken from a process, in bytes; its longest real one lists a hundred addresses.
+const LINE_LEN_MAX: u64 = 64 << 10;
 /// Lines that may wait to be read; a process that says more is held back by its pipe.
 const LINES_MAX: usize = 16;
 /// How much of the end of an error stream is kept, in bytes.
@@ -30,6 +30,31 @@ const ERRORS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often a process that was told to end is looked at: std has no wait with a limit.
 const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(2);
 
+/// How a role is started: a program, with another one in front of it where it is to run under that.
+#[derive(Debug, Clone)]
+pub(crate) struct Launch {
+    /// Programs and arguments in front, such as those of valgrind.
+    pub(crate) under: Vec<String>,
+    /// A program that plays roles.
+    pub(crate) exe: PathBuf,
+    /// How long it may take to end, once it was told to.
+    pub(crate) exit_timeout: Duration,
+}
+
+impl Launch {
+    /// The program itself.
+    pub(crate) fn plain(exe: &Path) -> Self {
+        Self { under: Vec::new(), exe: exe.to_owned(), exit_timeout: EXIT_TIMEOUT }
+    }
+
+    fn command(&self) -> Command {
+        let Some((first, rest)) = self.under.split_first() else { return Command::new(&self.exe) };
+        let mut command = Command::new(first);
+        command.args(rest).arg(&self.exe);
+        command
+    }
+}
+
 /// A running role. Dropping it kills the process and waits for it.
 #[derive(Debug)]
 pub(crate) struct RoleProcess {
@@ -39,18 +64,25 @@ pub(crate) struct RoleProcess {
     input: Option<ChildStdin>,
     lines: Receiver<String>,
     errors: Receiver<String>,
+    exit_timeout: Duration,
 }
 
 impl RoleProcess {
     /// Starts `exe bench-role SPEC`.
-    pub(crate) fn start(exe: &Path, spec: &RoleSpec) -> Result<Self, BenchError> {
+    pub(crate) fn start(launch: &Launch, spec: &RoleSpec) -> Result<Self, BenchError> {
         let role = match spec.role {
             Role::Server => "server",
             Role::Client { .. } => "client",
+            Role::Both => "process",
         };
-        let spawn_error = |source| BenchError::Spawn { role, exe: exe.display().to_string(), source };
-        let json = serde_json::to_string(spec).map_err(|error| spawn_error(error.into()))?;
-        let mut child = Command::new(exe)
+        let mut command = launch.command();
+        let exe = command.get_program().to_string_lossy().into_owned();
+        let spawn_error = |source| BenchError::Spawn { role, exe, source };
+        let json = match serde_json::to_string(spec) {
+            Ok(json) => json,
+            Err(error) => return Err(spawn_error(error.into())),
+        };
+        let mut child = command
             .args([ROLE_COMMAND, &json])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -60,8 +92,8 @@ impl RoleProcess {
         let (line_sender, lines) = sync_channel(LINES_MAX);
         let (error_sender, errors) = sync_channel(1);
         let (input, output, error_stream) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let process =
-            Self { role, case: format!("{} {}", spec.system, spec.case), child, input, lines, errors };
+        let case = format!("{} {}", spec.system, spec.case);
+        let process = Self { role, case, child, input, lines, errors, exit_timeout: launch.exit_timeout };
         // Both threads end when the process's streams do, at the latest when this value is dropped.
         if let Some(output) = output {
             thread::spawn(move || forward_lines(output, &line_sender));
@@ -116,7 +148,7 @@ impl RoleProcess {
     /// Lets a process that has said its last line end by itself; one that doesn't is killed by the drop.
     pub(crate) fn finish(mut self) {
         self.input = None;
-        let deadline = Instant::now() + EXIT_TIMEOUT;
+        let deadline = Instant::now() + self.exit_timeout;
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
             thread::sleep(EXIT_POLL_INTERVAL);
         }

@@ -5,7 +5,8 @@ use std::thread::available_parallelism;
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{Case, System};
+use crate::case::Case;
+use crate::spec::System;
 
 /// All that was measured, and where.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -14,6 +15,9 @@ pub struct Report {
     pub host: Host,
     /// One row for each case and system; a case's rows stand together.
     pub results: Vec<Row>,
+    /// What has to be known to read the figures: lines below the table.
+    #[serde(skip)]
+    pub notes: Vec<String>,
 }
 
 /// The machine that a report comes from.
@@ -67,9 +71,22 @@ pub struct Row {
     pub peak_rss_kib: u64,
     /// Messages sent but not handled or not answered, in all runs of this row; must be 0.
     pub lost: u64,
+    /// For idle links: memory that each has added to both processes, in KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_kib: Option<f64>,
 }
 
-const COLUMNS: [&str; 7] = ["rate/s", "p50 us", "p99 us", "p99.9 us", "cpu us/msg", "peak KiB", "lost"];
+/// The headings, each column's least width, and the last one's only where a row has something to say in it.
+const COLUMNS: [(&str, usize); 8] = [
+    ("rate/s", 10),
+    ("p50 us", 8),
+    ("p99 us", 8),
+    ("p99.9 us", 8),
+    ("cpu us/msg", 10),
+    ("peak KiB", 8),
+    ("lost", 5),
+    ("KiB/link", 8),
+];
 
 impl Report {
     /// Messages lost in all runs together. Anything but 0 is a defect of the system that lost them.
@@ -83,7 +100,11 @@ impl Report {
         let Host { cpu_model, cores, kernel } = &self.host;
         let label_width = self.results.iter().map(|row| row.case.to_string().len()).max().unwrap_or(0).max(8);
         let mut text = format!("{cpu_model}, {cores} cores, Linux {kernel}\n\n");
-        push_line(&mut text, label_width, "workload", "system", &COLUMNS.map(str::to_owned));
+        let mut headings = COLUMNS.map(|(heading, _)| heading.to_owned());
+        if self.results.iter().all(|row| row.link_kib.is_none()) {
+            headings[7].clear();
+        }
+        push_line(&mut text, label_width, "workload", "system", &headings);
         for rows in self.results.chunk_by(|a, b| a.case == b.case) {
             let mut label = rows.first().map(|row| row.case.to_string()).unwrap_or_default();
             for row in rows {
@@ -95,12 +116,19 @@ impl Report {
                 push_line(&mut text, label_width, "", "ratio", &ours.ratio_cells(raw));
             }
         }
+        for note in &self.notes {
+            text.push('\n');
+            text.push_str(note);
+        }
+        if !self.notes.is_empty() {
+            text.push('\n');
+        }
         text
     }
 }
 
 impl Row {
-    fn cells(&self) -> [String; 7] {
+    fn cells(&self) -> [String; 8] {
         let micros = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |us| format!("{us:.1}"));
         [
             grouped(self.rate_per_s.round() as u64),
@@ -110,10 +138,11 @@ impl Row {
             format!("{:.3}", self.cpu_us_per_msg),
             grouped(self.peak_rss_kib),
             grouped(self.lost),
+            self.link_kib.map_or_else(String::new, |kib| format!("{kib:.1}")),
         ]
     }
 
-    fn ratio_cells(&self, raw: &Self) -> [String; 7] {
+    fn ratio_cells(&self, raw: &Self) -> [String; 8] {
         let ratio = |ours: Option<f64>, raw: Option<f64>| match (ours, raw) {
             (Some(ours), Some(raw)) if raw > 0.0 => format!("{:.2}x", ours / raw),
             _ => "-".to_owned(),
@@ -126,15 +155,19 @@ impl Row {
             ratio(Some(self.cpu_us_per_msg), Some(raw.cpu_us_per_msg)),
             ratio(Some(self.peak_rss_kib as f64), Some(raw.peak_rss_kib as f64)),
             String::new(),
+            match (self.link_kib, raw.link_kib) {
+                (None, None) => String::new(),
+                (ours, raw) => ratio(ours, raw),
+            },
         ]
     }
 }
 
-fn push_line(text: &mut String, label_width: usize, label: &str, system: &str, cells: &[String; 7]) {
-    let [rate, p50, p99, p999, cpu, peak, lost] = cells;
-    let line = format!(
-        "{label:<label_width$}  {system:<9}  {rate:>10}  {p50:>8}  {p99:>8}  {p999:>8}  {cpu:>10}  {peak:>8}  {lost:>5}"
-    );
+fn push_line(text: &mut String, label_width: usize, label: &str, system: &str, cells: &[String; 8]) {
+    let mut line = format!("{label:<label_width$}  {system:<9}");
+    for (cell, (_, width)) in cells.iter().zip(COLUMNS) {
+        line.push_str(&format!("  {cell:>width$}"));
+    }
     text.push_str(line.trim_end());
     text.push('\n');
 }
@@ -155,11 +188,11 @@ fn grouped(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::Place;
+    use crate::case::{Dispatch, Place, Workload};
 
     fn row(system: System, rate_per_s: f64, p50_us: Option<f64>) -> Row {
         Row {
-            case: if p50_us.is_some() { Case::rtt(Place::Main) } else { Case::oneway() },
+            case: if p50_us.is_some() { Case::rtt(Place::Main) } else { Case::oneway(Dispatch::Inline) },
             system,
             rate_per_s,
             p50_us,
@@ -168,6 +201,7 @@ mod tests {
             cpu_us_per_msg: 0.25,
             peak_rss_kib: 4_096,
             lost: 0,
+            link_kib: None,
         }
     }
 
@@ -179,6 +213,7 @@ mod tests {
                 row(System::DynamoAm, 16_000.0, Some(50.0)),
                 row(System::Raw, 20_000_000.0, None),
             ],
+            notes: vec!["raw is not what it seems".into()],
         }
     }
 
@@ -189,8 +224,22 @@ mod tests {
         let find = |first: &str| lines.iter().find(|line| line.first() == Some(&first)).unwrap().join(" ");
         assert_eq!(find("dynamo-am"), "dynamo-am 16 000 50.0 100.0 150.0 0.250 4 096 0");
         assert_eq!(find("ratio"), "ratio 0.80x 1.25x 1.25x 1.25x 1.00x 1.00x");
-        assert_eq!(find("oneway"), "oneway tcp 64 B raw 20 000 000 - - - 0.250 4 096 0");
+        assert_eq!(find("oneway"), "oneway tcp 64 B inline raw 20 000 000 - - - 0.250 4 096 0");
+        assert!(table.ends_with("\n\nraw is not what it seems\n") && !table.contains("KiB/link"), "{table}");
         assert_eq!(table.matches("ratio").count(), 1, "a ratio needs both systems:\n{table}");
+    }
+
+    #[test]
+    fn memory_of_links_has_a_column_where_it_was_measured() {
+        let idle = |system, kib| Row {
+            case: Case::new(Workload::Idle { links: 10 }),
+            link_kib: Some(kib),
+            ..row(system, 900.0, Some(50.0))
+        };
+        let results = vec![idle(System::Raw, 8.0), idle(System::DynamoAm, 20.0)];
+        let table = Report { results, ..report() }.table();
+        let ends: Vec<_> = table.lines().filter_map(|line| line.split_whitespace().last()).collect();
+        assert_eq!(ends.get(1..5), Some(&["KiB/link", "8.0", "20.0", "2.50x"][..]), "{table}");
     }
 
     #[test]
@@ -200,7 +249,7 @@ mod tests {
         assert_eq!(
             json["results"][1],
             serde_json::json!({
-                "workload": "rtt", "transport": "tcp", "place": "main", "payload_bytes": 64, "outstanding": 1,
+                "workload": "rtt", "place": "main", "busy_poll": false, "transport": "tcp", "payload_bytes": 64,
                 "system": "dynamo-am", "rate_per_s": 16_000.0, "p50_us": 50.0, "p99_us": 100.0,
                 "p999_us": 150.0, "cpu_us_per_msg": 0.25, "peak_rss_kib": 4_096, "lost": 0,
             })

@@ -6,6 +6,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use crate::usage::Usage;
+
 /// Longest round trip that is told apart, in nanoseconds; a longer one counts as this.
 const LATENCY_NS_MAX: u64 = 60_000_000_000;
 /// Round trips that a task keeps to itself before it hands them over: 2 KiB.
@@ -100,11 +102,17 @@ pub struct Outcome {
     pub cpu_ns: u64,
     /// Most memory that was ever resident in the client, in KiB.
     pub peak_rss_kib: u64,
+    /// What the phase added to the client's resident memory, in KiB.
+    pub rss_grown_kib: i64,
+    /// The client's allocations during the phase; 0 in a program that does not count them.
+    pub allocations: u64,
+    /// What the server in the same process has handled during the phase; absent where that is another process.
+    pub handled: Option<u64>,
 }
 
 impl Outcome {
-    /// Sums up a phase that took the process `cpu_ns` of CPU time.
-    pub(crate) fn new(sample: &Sample, cpu_ns: u64, peak_rss_kib: u64) -> Self {
+    /// Sums up a phase by what the process's meters said before and after it.
+    pub(crate) fn new(sample: &Sample, before: Usage, after: Usage) -> Self {
         let quantile = |q| sample.latencies.as_ref().and_then(|latencies| latencies.quantile_us(q));
         Self {
             sent: sample.sent,
@@ -113,8 +121,11 @@ impl Outcome {
             p50_us: quantile(0.5),
             p99_us: quantile(0.99),
             p999_us: quantile(0.999),
-            cpu_ns,
-            peak_rss_kib,
+            cpu_ns: after.cpu_ns.saturating_sub(before.cpu_ns),
+            peak_rss_kib: after.peak_rss_kib,
+            rss_grown_kib: after.rss_kib.cast_signed() - before.rss_kib.cast_signed(),
+            allocations: after.allocations.saturating_sub(before.allocations),
+            handled: None,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a process has cost so far: its CPU clock and its peak memory, read from the kernel.
+//! What a process has cost so far: its CPU clock and its memory, read from the kernel.
 
 use std::fs;
 
@@ -15,6 +15,10 @@ pub struct Usage {
     pub cpu_ns: u64,
     /// Most memory that was ever resident (`VmHWM`), in KiB; 0 where the kernel does not say.
     pub peak_rss_kib: u64,
+    /// Memory that is resident now (`VmRSS`), in KiB; 0 where the kernel does not say.
+    pub rss_kib: u64,
+    /// Allocations since the process began; 0 in a program that does not count them.
+    pub allocations: u64,
     /// Messages handled since the process began; 0 for a client.
     pub handled: u64,
 }
@@ -22,7 +26,10 @@ pub struct Usage {
 impl Usage {
     /// Reads this process's meters.
     pub fn read(handled: u64) -> Self {
-        Self { cpu_ns: cpu_ns(), peak_rss_kib: peak_rss_kib(), handled }
+        let allocations = dynamo_am_alloc_count::counts().allocations;
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let kib = |name| field_kib(&status, name).unwrap_or(0);
+        Self { cpu_ns: cpu_ns(), peak_rss_kib: kib("VmHWM:"), rss_kib: kib("VmRSS:"), allocations, handled }
     }
 }
 
@@ -33,12 +40,8 @@ pub(crate) fn cpu_ns() -> u64 {
     secs.unwrap_or(0).saturating_mul(1_000_000_000).saturating_add(nanos.unwrap_or(0))
 }
 
-fn peak_rss_kib() -> u64 {
-    fs::read_to_string("/proc/self/status").ok().and_then(|status| parse_peak(&status)).unwrap_or(0)
-}
-
-fn parse_peak(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+fn field_kib(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
@@ -47,10 +50,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn peak_memory_is_read_from_its_own_line() {
+    fn memory_is_read_from_its_own_line() {
         let status = "Name:\tam\nVmPeak:\t  9 kB\nVmHWM:\t    4242 kB\nVmRSS:\t 1 kB\n";
-        assert_eq!(parse_peak(status), Some(4242));
-        assert_eq!(parse_peak("Name:\tam\n"), None);
+        assert_eq!((field_kib(status, "VmHWM:"), field_kib(status, "VmRSS:")), (Some(4242), Some(1)));
+        assert_eq!(field_kib("Name:\tam\n", "VmHWM:"), None);
     }
 
     #[test]
@@ -60,5 +63,6 @@ mod tests {
         let after = Usage::read(sum & 1);
         assert!(after.cpu_ns > before.cpu_ns);
         assert!(after.peak_rss_kib >= before.peak_rss_kib && before.peak_rss_kib > 0);
+        assert!((1..=after.peak_rss_kib).contains(&before.rss_kib));
     }
 }

@@ -215,12 +215,40 @@ pub(crate) struct WorkerArgs {
 }
 
 /// Measure this machine's figures beside those of raw sockets, in the same run
+///
+/// Server and client are two processes of their own, and the raw baseline takes turns with dynamo-am. Measures the
+/// workloads that are named, or all:
+///
+///   rtt         echo calls one at a time, from a spawned task and from `main`
+///   concurrent  echo calls, 64 and 256 outstanding, held by as many tasks or by one
+///   oneway      fire and forget until all is handled, by inline, ordered and spawned handlers
+///   bulk        payloads of 1 MiB, 8 outstanding
+///   links       one load over 1, 100 and 1000 links
+///   idle        what each of 5000 idle links costs in memory
+///   loaded      rtt beside a one-way flood, on another link and on the same
+///
+/// Ends with 1 if a message was lost.
 #[derive(Debug, Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_help = EXIT_CODES, verbatim_doc_comment)]
 pub(crate) struct BenchArgs {
-    /// The short set: rtt, 64 outstanding, one-way and 1 MiB over tcp; at most 40 s
+    /// Which workloads; without any, all
+    #[arg(value_enum, value_name = "WORKLOAD", conflicts_with = "quick")]
+    pub(crate) workloads: Vec<BenchWorkload>,
+    /// The short set: rtt, 64 outstanding, one-way inline and 1 MiB; at most 40 s
     #[arg(long)]
     pub(crate) quick: bool,
+    /// What carries the messages
+    #[arg(long, value_enum, default_value_t = BenchTransport::Tcp)]
+    pub(crate) transport: BenchTransport,
+    /// Octets of payload in each message, instead of 64, or 1 MiB for bulk
+    #[arg(long, value_name = "OCTETS", value_parser = clap::value_parser!(u32).range(0..=64 << 20))]
+    pub(crate) payload: Option<u32>,
+    /// Messages in each turn, instead of as many as 0.8 s allow
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Measure rtt with busy polling too, at both ends, ours and raw, with one thread each
+    #[arg(long, conflicts_with = "quick")]
+    pub(crate) busy_poll: bool,
     /// Turns of each system; the median one is reported
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
     pub(crate) runs: u32,
@@ -230,6 +258,29 @@ pub(crate) struct BenchArgs {
     /// Write the result as JSON to this file; - for standard output
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) json: Option<PathBuf>,
+}
+
+/// A workload of `am bench`, whose words stand at [`BenchArgs`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BenchWorkload {
+    Rtt,
+    Concurrent,
+    Oneway,
+    Bulk,
+    Links,
+    Idle,
+    Loaded,
+}
+
+/// What carries the messages of `am bench`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BenchTransport {
+    /// Over loopback
+    Tcp,
+    /// Unix sockets
+    Ipc,
+    /// Memory, in one process
+    Inproc,
 }
 
 /// Print a completion script for a shell

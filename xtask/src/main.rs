@@ -1,9 +1,11 @@
-//! Chores of the repository: `cargo xtask test | tidy | examples`.
+//! Chores of the repository: `cargo xtask test | costs | tidy | examples`.
 //!
-//! `test` is everything a change must pass; the other two are steps of it that can be run alone. Plain std, so
-//! that it builds in a second on a machine that has nothing yet.
+//! `test` and `costs` are what a change must pass; the other two are steps of `test` that can be run alone. Plain
+//! std, so that it builds in a second on a machine that has nothing yet.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "its output is for a person at a terminal")]
 
+mod apt;
+mod costs;
 mod examples;
 mod python;
 mod readme;
@@ -19,7 +21,8 @@ type Outcome<T = ()> = Result<T, String>;
 const USAGE: &str = "\
 usage: cargo xtask CHORE
 
-  test       everything: all tests, the pure layers alone, tidy, examples
+  test       all tests, the pure layers alone, tidy, examples
+  costs      instructions and allocations per message, against their targets
   tidy       the rules of the house style that a program can check
   examples   runs each example program, checks the README's, calls `am serve` from Python";
 
@@ -28,6 +31,7 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let chore: fn(&Repository) -> Outcome = match *arguments.as_slice() {
         ["test"] => test,
+        ["costs"] => costs::run,
         ["tidy"] => tidy::run,
         ["examples"] => examples::run,
         ["help" | "--help" | "-h"] => {
@@ -85,6 +89,13 @@ impl Repository {
 
     fn cargo(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        command.args(arguments).current_dir(&self.root);
+        command
+    }
+
+    /// A script of the repository.
+    fn script(&self, path: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.root.join(path));
         command.args(arguments).current_dir(&self.root);
         command
     }

@@ -1,10 +1,9 @@
 //! A Python with pyzmq, below `target/py`: the tests of interoperation talk to the real libzmq through it.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{Outcome, Repository, step};
+use crate::{Outcome, Repository, apt, step};
 
 /// Tells the tests which Python to use. If it is set already, that Python is used as it is.
 pub(crate) const VARIABLE: &str = "DYNAMO_AM_PYTHON";
@@ -53,26 +52,14 @@ fn can_make_environments() -> bool {
 }
 
 fn install_packages() -> Outcome {
-    let by_hand = format!("apt-get install {}", PACKAGES.join(" "));
-    if !is_root() || !step::succeeds(Command::new("apt-get").arg("--version")) {
-        return Err(format!(
-            "the tests need a Python that can make virtual environments (`venv` with `ensurepip`); \
-             on Debian run `{by_hand}` as root, or set {VARIABLE} to a Python that has {REQUIREMENT}"
-        ));
-    }
-    let apt = || {
-        let mut command = Command::new("apt-get");
-        command.env("DEBIAN_FRONTEND", "noninteractive").arg("-qq");
-        command
-    };
-    step::run(apt().arg("update"))?;
-    step::run(apt().args(["install", "-y", "--no-install-recommends"]).args(PACKAGES))?;
+    let why = format!(
+        "the tests need a Python that can make virtual environments (`venv` with `ensurepip`), or {VARIABLE} set to \
+         one that has {REQUIREMENT}"
+    );
+    apt::install(&PACKAGES, &why)?;
     if can_make_environments() {
         return Ok(());
     }
-    Err(format!("`{by_hand}` has run, and still `python3 -c 'import ensurepip, venv'` fails; look at why"))
-}
-
-fn is_root() -> bool {
-    std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+    Err("the packages are installed, and still `python3 -c 'import ensurepip, venv'` fails; look at why"
+        .to_owned())
 }

@@ -1,9 +1,13 @@
 //! The baselines' framing: a 4-byte length of all that follows, an 8-byte id, the payload; big-endian.
 
+use std::io;
+use std::time::{Duration, Instant};
+
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
+use super::stream::Reader;
+use crate::case::PAYLOAD_LEN_MAX;
 use crate::error::RoleError;
-use crate::spec::PAYLOAD_LEN_MAX;
 
 /// Octets of the id.
 pub(crate) const ID_LEN: usize = 8;
@@ -11,6 +15,16 @@ pub(crate) const ID_LEN: usize = 8;
 pub(crate) const HEAD_LEN: usize = LENGTH_LEN + ID_LEN;
 /// What one read asks for and one batch of writes aims at.
 pub(crate) const CHUNK_LEN: usize = 64 << 10;
+/// What one read asks for where there are many connections, each with a share of the load.
+pub(crate) const SMALL_CHUNK_LEN: usize = 4 << 10;
+/// In an id: nobody wants an answer, the frame is only counted.
+pub(crate) const TICK: u64 = 1 << 63;
+/// In an id: the answer is to be how many frames were counted.
+pub(crate) const COUNT: u64 = 1 << 62;
+/// What an id may have besides its number.
+pub(crate) const FLAGS: u64 = TICK | COUNT;
+/// Empty looks at a socket before other threads get a turn.
+const BUSY_TRIES: u32 = 16;
 
 const LENGTH_LEN: usize = 4;
 
@@ -55,13 +69,47 @@ pub(crate) struct FrameReader {
 }
 
 impl FrameReader {
-    /// An empty buffer of one chunk; it grows to the longest frame.
-    pub(crate) fn new() -> Self {
-        Self { buffer: vec![0; CHUNK_LEN], start: 0, end: 0 }
+    /// An empty buffer of `chunk_len`; it grows to the longest frame.
+    pub(crate) fn new(chunk_len: usize) -> Self {
+        Self { buffer: vec![0; chunk_len], start: 0, end: 0 }
     }
 
     /// Reads once. False at the end of the stream.
     pub(crate) async fn fill(&mut self, socket: &mut (impl AsyncRead + Unpin)) -> Result<bool, RoleError> {
+        let spare = self.make_room()?;
+        let read = socket.read(spare).await.map_err(RoleError::io("reading from the peer"))?;
+        self.end += read;
+        Ok(read > 0)
+    }
+
+    /// The same, but looks again and again for at most `patience` before it sleeps.
+    pub(crate) async fn fill_busily(
+        &mut self,
+        socket: &mut Reader,
+        patience: Duration,
+    ) -> Result<bool, RoleError> {
+        let began = Instant::now();
+        let spare = self.make_room()?;
+        loop {
+            for _ in 0..BUSY_TRIES {
+                match socket.read_now(spare) {
+                    Ok(read) => {
+                        self.end += read;
+                        return Ok(read > 0);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(RoleError::io("reading from the peer")(error)),
+                }
+            }
+            if began.elapsed() >= patience {
+                return self.fill(socket).await;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// The free end of the buffer, after what is unfinished was moved to its front.
+    fn make_room(&mut self) -> Result<&mut [u8], RoleError> {
         if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
@@ -73,10 +121,7 @@ impl FrameReader {
                 self.buffer.resize(needed, 0);
             }
         }
-        let spare = self.buffer.get_mut(self.end..).unwrap_or_default();
-        let read = socket.read(spare).await.map_err(RoleError::io("reading from the peer"))?;
-        self.end += read;
-        Ok(read > 0)
+        Ok(self.buffer.get_mut(self.end..).unwrap_or_default())
     }
 
     /// The next complete frame: its id and payload.
@@ -123,7 +168,7 @@ mod tests {
         let lens = [64, 0, 1, 3_000, 64];
         let bytes = stream_of(&lens);
         for cut in (1..bytes.len()).step_by(7) {
-            let mut reader = FrameReader::new();
+            let mut reader = FrameReader::new(CHUNK_LEN);
             let mut seen = Vec::new();
             for mut part in [bytes.get(..cut).unwrap(), bytes.get(cut..).unwrap()] {
                 while reader.fill(&mut part).await.unwrap() {
@@ -140,7 +185,7 @@ mod tests {
     #[tokio::test]
     async fn a_frame_longer_than_the_chunk_makes_room_for_itself() {
         let bytes = stream_of(&[10, 300_000, 10]);
-        let (mut reader, mut input, mut seen) = (FrameReader::new(), bytes.as_slice(), Vec::new());
+        let (mut reader, mut input, mut seen) = (FrameReader::new(CHUNK_LEN), bytes.as_slice(), Vec::new());
         while reader.fill(&mut input).await.unwrap() {
             let (count, whole) = reader.take_complete().unwrap();
             assert_eq!(count == 0, whole.is_empty());
@@ -154,7 +199,7 @@ mod tests {
         for length in [0_u32, 7, u32::MAX] {
             let mut bytes = length.to_be_bytes().to_vec();
             bytes.extend_from_slice(&[0; ID_LEN]);
-            let mut reader = FrameReader::new();
+            let mut reader = FrameReader::new(CHUNK_LEN);
             assert!(reader.fill(&mut bytes.as_slice()).await.unwrap());
             assert!(reader.next().is_err(), "length {length}");
         }

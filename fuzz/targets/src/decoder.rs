@@ -4,7 +4,7 @@
 mod naive;
 
 use dynamo_am::wire::header::HEADER_LEN_MAX;
-use dynamo_am::wire::zmtp::decoder::{Decoder, ENVELOPE_LEN_MAX, PayloadLimits, Step};
+use dynamo_am::wire::zmtp::decoder::{Decoder, ENVELOPE_LEN_MAX, PayloadLimits, ShortMessage, Step};
 use dynamo_am::wire::zmtp::frame::{
     self, COMMAND, FRAME_HEADER_LEN_MAX, FrameError, FrameHeader, LONG, MORE,
 };
@@ -123,7 +123,12 @@ impl Reader {
                 let Some(event) = self.collect(large) else { return Ok(()) };
                 self.events.push(event);
             }
+            let short = self.decoder.short_message(&self.input[self.at..]);
             let step = self.decoder.step(&self.input[self.at..])?;
+            if let Some(ShortMessage { header, payload }) = short {
+                let used = payload.end;
+                assert_eq!(step, Step::Message { header, payload, used }, "the short way says something else");
+            }
             assert!(self.decoder.held().header.capacity() <= 2 * HEADER_LEN_MAX);
             assert!(self.decoder.held().envelope.capacity() <= 2 * ENVELOPE_LEN_MAX);
             let Some((used, event)) = self.event_of(step) else {

@@ -172,10 +172,15 @@ impl<M: Mode, P: Encode + ?Sized> MessageBuilder<'_, M, P> {
     ///
     /// Dropped before it resolves, nothing was sent.
     pub async fn send(self, peer: &Peer) -> Result<MessageStatus<M>, CallError> {
-        match self.offer(peer)? {
-            Ok(ticket) => Ok(self.status(peer, ticket)),
+        match self.send_now(peer)? {
+            Ok(status) => Ok(status),
             Err(refused) => self.send_later(peer, refused).await,
         }
+    }
+
+    /// Sends the message if that needs no waiting; else [`send_later`](Self::send_later) takes what this gives.
+    pub(crate) fn send_now(&self, peer: &Peer) -> Result<Result<MessageStatus<M>, Refused>, CallError> {
+        Ok(self.offer(peer)?.map(|ticket| self.status(peer, ticket)))
     }
 
     /// Sends the message if that needs no waiting.
@@ -271,7 +276,12 @@ impl<M: Mode, P: Encode + ?Sized> MessageBuilder<'_, M, P> {
         .map_err(|error| self.invalid(peer, error.to_string()))
     }
 
-    async fn send_later(&self, peer: &Peer, refused: Refused) -> Result<MessageStatus<M>, CallError> {
+    /// Waits until a message can be sent, if it may.
+    pub(crate) async fn send_later(
+        &self,
+        peer: &Peer,
+        refused: Refused,
+    ) -> Result<MessageStatus<M>, CallError> {
         let Some(message) = refused.message else { return Err(self.not_sent(peer, refused.error)) };
         self.send_waiting(peer, *message).await
     }
@@ -365,7 +375,7 @@ impl<M: Mode, P: Encode + ?Sized> MessageBuilder<'_, M, P> {
 }
 
 /// A message that was not taken, kept if it may wait.
-struct Refused {
+pub(crate) struct Refused {
     error: PortError,
     message: Option<Box<Waiting>>,
 }

@@ -318,7 +318,16 @@ impl Peer {
         handler: &str,
         payload: &(impl Encode + ?Sized),
     ) -> Result<R, CallError> {
-        self.message(handler).payload(payload).expect_response::<R>().send(self).await?.response().await
+        // The builder is put together and gone before the future waits, which would else carry it along.
+        let sent = self.message(handler).payload(payload).expect_response::<R>().send_now(self)?;
+        let status = match sent {
+            Ok(status) => status,
+            Err(refused) => {
+                let message = self.message(handler).payload(payload).expect_response::<R>();
+                message.send_later(self, refused).await?
+            }
+        };
+        status.response().await
     }
 
     /// Sends a one-way message. Resolves once it is in the send buffer, waiting for the peer's credit if need be.
@@ -348,6 +357,9 @@ impl Peer {
         }
         let codec = sent_codec(payload, None);
         let offered = with_encoded(payload, codec, |source| {
+            if self.port.try_notify(handler, codec, source.as_slice()) {
+                return Offered::Sent;
+            }
             let message = Outgoing {
                 handler,
                 mode: DeliveryMode::FireAndForget,

@@ -66,11 +66,18 @@ impl Sender {
     }
 }
 
+/// Where the messages of one link come from, and where their handlers find a client: one reference count for both.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    pub(crate) sender: Arc<Sender>,
+    pub(crate) node: Arc<dyn NodePort>,
+}
+
 /// What one running message is: shared by its context, its cancellation and its answer.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) number: u64,
-    pub(crate) sender: Arc<Sender>,
+    pub(crate) origin: Arc<Origin>,
     pub(crate) handler: Arc<str>,
     pub(crate) mode: DeliveryMode,
     pub(crate) codec: Codec,
@@ -78,7 +85,6 @@ pub(crate) struct Request {
     pub(crate) deadline: Instant,
     pub(crate) trace: Option<Trace>,
     pub(crate) extras: Option<Box<[u8]>>,
-    pub(crate) node: Arc<dyn NodePort>,
     cancelled: AtomicBool,
     token: OnceLock<CancellationToken>,
 }
@@ -88,13 +94,12 @@ impl Request {
         header: &Header<'_>,
         mode: DeliveryMode,
         handler: Arc<str>,
-        sender: Arc<Sender>,
+        origin: Arc<Origin>,
         deadline: Instant,
-        node: Arc<dyn NodePort>,
     ) -> Self {
         Self {
             number: header.id,
-            sender,
+            origin,
             handler,
             mode,
             codec: header.codec,
@@ -102,7 +107,6 @@ impl Request {
             deadline,
             trace: header.trace,
             extras: header.extras.map(Box::from),
-            node,
             cancelled: AtomicBool::new(false),
             token: OnceLock::new(),
         }
@@ -131,7 +135,8 @@ impl Request {
     }
 
     pub(crate) fn id(&self) -> MessageId {
-        MessageId::new(self.sender.instance, self.sender.incarnation, self.number)
+        let sender = &self.origin.sender;
+        MessageId::new(sender.instance, sender.incarnation, self.number)
     }
 }
 
@@ -155,7 +160,7 @@ impl ActiveMessageContext {
     /// Who sent the message.
     #[must_use]
     pub fn sender(&self) -> &Sender {
-        &self.0.sender
+        &self.0.origin.sender
     }
 
     /// The handler's name.
@@ -209,7 +214,7 @@ impl ActiveMessageContext {
     /// A client whose calls inherit this call's deadline and cancellation.
     #[must_use]
     pub fn client(&self) -> Client {
-        Client::new(self.0.node.clone(), Scope::Nested(self.0.clone()))
+        Client::new(self.0.origin.node.clone(), Scope::Nested(self.0.clone()))
     }
 
     /// Resolves when nobody waits for the answer any more: the caller has dropped its call, or its link is lost.
@@ -237,8 +242,7 @@ impl ActiveMessageContext {
 /// The context of an inline handler, lent for the time of its call.
 pub struct InlineContext<'a> {
     pub(crate) header: &'a Header<'a>,
-    pub(crate) sender: &'a Arc<Sender>,
-    pub(crate) node: &'a Arc<dyn NodePort>,
+    pub(crate) origin: &'a Origin,
     pub(crate) deadline: Option<Instant>,
 }
 
@@ -252,13 +256,14 @@ impl InlineContext<'_> {
     /// The message's id, which prints as the sender's `status.id()` does.
     #[must_use]
     pub fn id(&self) -> MessageId {
-        MessageId::new(self.sender.instance, self.sender.incarnation, self.header.id)
+        let sender = &self.origin.sender;
+        MessageId::new(sender.instance, sender.incarnation, self.header.id)
     }
 
     /// Who sent the message.
     #[must_use]
     pub fn sender(&self) -> &Sender {
-        self.sender
+        &self.origin.sender
     }
 
     /// The handler's name.
@@ -294,7 +299,7 @@ impl InlineContext<'_> {
     /// A client. An inline handler runs on the link's reading task, so it may only `try_send`.
     #[must_use]
     pub fn client(&self) -> Client {
-        Client::new(self.node.clone(), Scope::Root)
+        Client::new(self.origin.node.clone(), Scope::Root)
     }
 }
 

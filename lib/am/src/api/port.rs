@@ -126,6 +126,9 @@ pub(crate) trait Port: Send + Sync + fmt::Debug {
     fn incarnation(&self) -> Incarnation;
     /// Puts a message into the send buffer, or says why not.
     fn try_send(&self, message: &Outgoing<'_>) -> Result<Ticket, PortError>;
+
+    /// The short way of a one-way message: whether it was sent. If not, nothing was, and `try_send` says why.
+    fn try_notify(&self, handler: &str, codec: Codec, payload: &[u8]) -> bool;
     /// The same, waiting for credit or a link up to the message's deadline. Dropped, it has sent nothing.
     fn send(self: Arc<Self>, message: Waiting) -> BoxFuture<'static, Result<Ticket, PortError>>;
     /// Where the peer listens, as it says itself.

@@ -91,10 +91,13 @@ impl Charge {
     /// Adds in place.
     #[inline]
     pub fn add(&mut self, other: Self) {
-        for (sum, more) in self.accounts.iter_mut().zip(other.accounts) {
-            sum.add(more);
+        let [ordinary, large] = other.accounts;
+        self.accounts[0].add(ordinary);
+        // Few messages have either.
+        if !large.is_zero() || other.system_calls > 0 {
+            self.accounts[1].add(large);
+            self.system_calls += other.system_calls;
         }
-        self.system_calls += other.system_calls;
     }
 
     /// Nothing at all.
@@ -263,22 +266,28 @@ impl ReceiveMeter {
         Self { received: Totals::default(), granted }
     }
 
+    /// Counts a message that has come, if the grant known here has room for it; else nothing, and `false`.
+    #[inline]
+    pub fn try_receive(&mut self, bytes: u64) -> bool {
+        let is_open = self.is_open();
+        if is_open {
+            self.received.add(Totals::one(bytes));
+        }
+        is_open
+    }
+
     /// Counts a message that has come. `latest` looks the grant up anew, and is asked only when the one known
     /// here is used up.
     ///
     /// # Errors
     ///
     /// When the message starts beyond the grant that the peer has been told of.
-    #[inline]
     pub fn receive(&mut self, bytes: u64, latest: impl FnOnce() -> Totals) -> Result<(), CreditViolation> {
-        if !self.is_open() {
-            self.granted = latest();
-            if !self.is_open() {
-                return Err(CreditViolation::BeyondGrant);
-            }
+        if self.try_receive(bytes) {
+            return Ok(());
         }
-        self.received.add(Totals::one(bytes));
-        Ok(())
+        self.granted = latest();
+        if self.try_receive(bytes) { Ok(()) } else { Err(CreditViolation::BeyondGrant) }
     }
 
     /// What has come so far.

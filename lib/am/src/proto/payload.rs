@@ -41,6 +41,16 @@ impl Payload {
         Self(Repr::Short { len: 0, bytes: [0; INLINE_LEN_MAX] })
     }
 
+    /// Takes the bytes out, and leaves none.
+    #[inline]
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        if let Repr::Short { len, bytes } = &mut self.0 {
+            return Self(Repr::Short { len: std::mem::take(len), bytes: *bytes });
+        }
+        std::mem::replace(self, Self::empty())
+    }
+
     /// To be sent: shared if it is on the heap.
     #[must_use]
     pub fn as_source(&self) -> PayloadSource<'_> {

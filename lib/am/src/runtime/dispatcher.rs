@@ -9,18 +9,16 @@ use std::time::Duration;
 
 use super::dispatch::admit::{Admitted, admit, push_receipt, refuse, start};
 use super::dispatch::group::{GROUP_LEN, spawn_group};
-use super::dispatch::job::{Job, panicked};
+use super::dispatch::job::{Job, Place, panicked};
 use super::dispatch::stalled::Stalled;
 use super::message_router::Turn;
 use super::node::Node;
 use super::peer::PeerCore;
 use super::registry::Entry;
 use super::running::Running;
-use crate::api::context::{InlineContext, Request, Sender};
+use crate::api::context::{InlineContext, Origin, Request, Sender};
 use crate::api::control::{EXTRA_KIND, EXTRA_REQUEST, EXTRA_RESPONSE, ResponseType};
-use crate::api::handler_call::{HandlerCall, InlineFn, InlineReply};
-use crate::api::port::NodePort;
-use crate::clock;
+use crate::api::handler_call::{Failure, HandlerCall, InlineFn, InlineReply};
 use crate::proto::credit::Charge;
 use crate::transport::link::{Answer, AnswerBody, Link, Received};
 use crate::wire::answer::PeerClass;
@@ -31,12 +29,10 @@ use crate::wire::header::Header;
 /// Runs the handlers of what one link receives.
 pub(crate) struct Dispatcher {
     node: Arc<Node>,
-    node_port: Arc<dyn NodePort>,
-    link: Arc<Link>,
+    place: Arc<Place>,
+    origin: Arc<Origin>,
     peer: Arc<PeerCore>,
-    sender: Arc<Sender>,
     class: PeerClass,
-    running: Arc<Running>,
     /// The handler looked up last, and the state of the table it was found in.
     last: Option<(u64, Arc<Entry>)>,
     group: Vec<Job>,
@@ -61,12 +57,10 @@ impl Dispatcher {
     ) -> Self {
         Self {
             node: node.clone(),
-            node_port: node.port(),
-            link: link.clone(),
+            place: Arc::new(Place { link: link.clone(), running: running.clone() }),
+            origin: Arc::new(Origin { sender, node: node.port() }),
             peer: peer.clone(),
-            sender,
             class,
-            running: running.clone(),
             last: None,
             group: Vec::new(),
             scratch: Vec::new(),
@@ -82,7 +76,34 @@ impl Dispatcher {
         header: &Header<'_>,
         envelope: &[u8],
         payload: Received<'_>,
-        charge: Charge,
+        charge: &Charge,
+        turn: &mut Turn,
+    ) {
+        if header.mode() == Some(DeliveryMode::FireAndForget)
+            && self.class != PeerClass::ForeignReq
+            && self.remembers(header.handler)
+            && !self.stalled.is_active()
+            && let Some((_, entry)) = &self.last
+            && let HandlerCall::Inline(call) = &entry.call
+        {
+            let here = Here { link: &self.place.link, origin: &self.origin };
+            let run = InlineRun { here, entry, call: &**call, payload: payload.as_slice() };
+            let mut reply = reply_to(header, DeliveryMode::FireAndForget, &mut self.scratch);
+            let _ = run.call(header, DeliveryMode::FireAndForget, &mut reply, turn);
+            turn.finished.add(*charge);
+            return;
+        }
+        self.dispatch_any(header, envelope, payload, charge, turn);
+    }
+
+    /// All but one-way messages to the handler looked up last, if it is an inline one.
+    #[inline(never)]
+    fn dispatch_any(
+        &mut self,
+        header: &Header<'_>,
+        envelope: &[u8],
+        payload: Received<'_>,
+        charge: &Charge,
         turn: &mut Turn,
     ) {
         // A REQ cannot go on without a reply: its one-way message is acked.
@@ -95,9 +116,7 @@ impl Dispatcher {
         };
         let message = Incoming { header, mode, envelope, charge };
         if !self.remembers(header.handler) && !self.look_up(header.handler) {
-            let name = String::from_utf8_lossy(header.handler);
-            let text = format!("no handler `{name}` is registered here");
-            return self.refuse(&message, NackCode::NoHandler, &text, turn);
+            return self.refuse_unknown(&message, turn);
         }
         let must_stall = self.must_stall(mode);
         let Some((_, entry)) = &self.last else { return };
@@ -108,9 +127,18 @@ impl Dispatcher {
         }
         match &entry.call {
             HandlerCall::Inline(call) if !must_stall => {
-                let here = Here { link: &self.link, sender: &self.sender, node: &self.node_port };
+                let here = Here { link: &self.place.link, origin: &self.origin };
                 let run = InlineRun { here, entry, call: &**call, payload: payload.as_slice() };
                 self.answered_len += run.run(&message, &mut self.scratch, turn);
+            }
+            // Nearly all are these, and go to their group the shortest way.
+            HandlerCall::Spawned { is_ordered: false, .. }
+                if !must_stall && !mode.wants_receipt() && entry.gate.try_enter() =>
+            {
+                let entry = entry.clone();
+                let job = self.job(&message, payload, entry, turn);
+                self.group.push(job);
+                self.spawn_full_group();
             }
             _ => {
                 let entry = entry.clone();
@@ -122,6 +150,15 @@ impl Dispatcher {
                     self.admit(job, turn);
                 }
             }
+        }
+    }
+
+    /// Hands the group over when it is full.
+    fn spawn_full_group(&mut self) {
+        if self.group.len() >= GROUP_LEN {
+            // More of them are likely to come.
+            let full = std::mem::replace(&mut self.group, Vec::with_capacity(GROUP_LEN));
+            spawn_group(&self.node, full);
         }
     }
 
@@ -151,6 +188,13 @@ impl Dispatcher {
         let is_found = found.is_some();
         self.last = found.map(|entry| (generation, entry)).or_else(|| self.last.take());
         is_found
+    }
+
+    #[cold]
+    fn refuse_unknown(&self, message: &Incoming<'_>, turn: &mut Turn) {
+        let name = String::from_utf8_lossy(message.header.handler);
+        let text = format!("no handler `{name}` is registered here");
+        self.refuse(message, NackCode::NoHandler, &text, turn);
     }
 
     /// What keeps a message that wants an answer from its handler.
@@ -196,7 +240,7 @@ impl Dispatcher {
             return false;
         }
         self.answered_len = 0;
-        !self.link.has_room(0)
+        !self.place.link.has_room(0)
     }
 
     fn job(&self, message: &Incoming<'_>, payload: Received<'_>, entry: Arc<Entry>, turn: &mut Turn) -> Job {
@@ -204,14 +248,8 @@ impl Dispatcher {
         let time_left = header
             .deadline_ms
             .map_or(self.node.limits.request_timeout, |left| Duration::from_millis(left.into()));
-        let mut request = Request::new(
-            header,
-            mode,
-            entry.name.clone(),
-            self.sender.clone(),
-            clock::now() + time_left,
-            self.node_port.clone(),
-        );
+        let mut request =
+            Request::new(header, mode, entry.name.clone(), self.origin.clone(), turn.now() + time_left);
         request.mode = mode;
         let (payload, hold) = payload.into_payload();
         let job = Job {
@@ -219,15 +257,14 @@ impl Dispatcher {
             payload,
             hold,
             envelope: envelope.into(),
-            link: self.link.clone(),
-            running: self.running.clone(),
-            charge,
+            place: self.place.clone(),
+            charge: *charge,
             entry,
         };
         let is_counted = mode.is_answered() && mode != DeliveryMode::WithReceipt;
         if is_counted {
             turn.answering += 1;
-            self.running.insert(&job.request);
+            self.place.running.insert(&job.request);
         }
         job
     }
@@ -236,9 +273,7 @@ impl Dispatcher {
         match admit(&self.node, &self.peer.lanes, job) {
             Admitted::Run(job) => {
                 start(&self.node, job, &mut self.group);
-                if self.group.len() >= GROUP_LEN {
-                    spawn_group(&self.node, std::mem::take(&mut self.group));
-                }
+                self.spawn_full_group();
             }
             Admitted::Taken => {}
             Admitted::Refused(job) => refuse(&self.node, job, &mut turn.finished),
@@ -250,17 +285,17 @@ impl Dispatcher {
         if mode.is_answered() && self.class != PeerClass::ForeignPush {
             self.node.counters.refused.increment(1);
             let body = AnswerBody::Nack { code, text };
-            self.link.push_answer(&Answer {
+            self.place.link.push_answer(&Answer {
                 id: header.id,
                 envelope,
                 body,
                 is_counted: false,
-                finishes: charge,
+                finishes: *charge,
             });
         } else {
             self.node.counters.one_way_dropped.increment(1);
             tracing::debug!(code = %code, "dropped a one-way message: {text}");
-            turn.finished.add(charge);
+            turn.finished.add(*charge);
         }
     }
 }
@@ -268,8 +303,7 @@ impl Dispatcher {
 /// What an inline handler's context and answer need of its link.
 struct Here<'a> {
     link: &'a Link,
-    sender: &'a Arc<Sender>,
-    node: &'a Arc<dyn NodePort>,
+    origin: &'a Origin,
 }
 
 /// A request, as far as everything that handles it needs it.
@@ -277,7 +311,7 @@ struct Incoming<'a> {
     header: &'a Header<'a>,
     mode: DeliveryMode,
     envelope: &'a [u8],
-    charge: Charge,
+    charge: &'a Charge,
 }
 
 /// One run of an inline handler.
@@ -292,37 +326,65 @@ impl InlineRun<'_> {
     /// Runs the handler and queues its answer; gives the answer's length.
     #[inline]
     fn run(self, message: &Incoming<'_>, scratch: &mut Vec<u8>, turn: &mut Turn) -> usize {
-        let Self { here, entry, call, payload } = self;
         let &Incoming { header, mode, envelope, charge } = message;
-        scratch.clear();
-        let deadline = header.deadline_ms.map(|left| clock::now() + Duration::from_millis(left.into()));
-        let context = InlineContext { header, sender: here.sender, node: here.node, deadline };
-        let mut reply =
-            InlineReply { is_wanted: mode.wants_response(), codec: header.codec, scratch, shared: None };
+        let link = self.here.link;
         if mode.wants_receipt() {
-            push_receipt(here.link, header.id, header.codec, envelope, entry);
+            push_receipt(link, header.id, header.codec, envelope, self.entry);
         }
-        let result = catch_unwind(AssertUnwindSafe(|| call(&context, payload, &mut reply)))
-            .unwrap_or_else(|panic| Err(panicked(&*panic)));
-        entry.counters.handled.increment(1);
-        if let Err(failure) = &result {
-            entry.counters.failed.increment(1);
-            if !mode.is_answered() {
-                let id = context.id();
-                tracing::debug!(handler = %entry.name, %id, "a one-way message failed: {}", failure.text);
-            }
+        let mut reply = reply_to(header, mode, scratch);
+        let result = self.call(header, mode, &mut reply, turn);
+        if matches!(mode, DeliveryMode::FireAndForget | DeliveryMode::WithReceipt) {
+            turn.finished.add(*charge);
+            return 0;
         }
-        let body = match &result {
-            _ if matches!(mode, DeliveryMode::FireAndForget | DeliveryMode::WithReceipt) => {
-                turn.finished.add(charge);
-                return 0;
+        let (body, len) = match &result {
+            Err(failure) => {
+                (AnswerBody::Nack { code: failure.code, text: &failure.text }, failure.text.len())
             }
-            Err(failure) => AnswerBody::Nack { code: failure.code, text: &failure.text },
-            Ok(()) if mode == DeliveryMode::Confirmed => AnswerBody::Ack,
-            Ok(()) => AnswerBody::Response { payload: reply.source(), codec: reply.codec },
+            Ok(()) if mode == DeliveryMode::Confirmed => (AnswerBody::Ack, 0),
+            Ok(()) => {
+                let payload = reply.source();
+                (AnswerBody::Response { payload, codec: reply.codec }, payload.as_slice().len())
+            }
         };
-        here.link.push_answer(&Answer { id: header.id, envelope, body, is_counted: false, finishes: charge });
-        reply.source().as_slice().len()
+        link.push_answer(&Answer { id: header.id, envelope, body, is_counted: false, finishes: *charge });
+        len
+    }
+
+    /// Runs the handler, and keeps its panics from the link.
+    #[inline(always)]
+    fn call(
+        &self,
+        header: &Header<'_>,
+        mode: DeliveryMode,
+        reply: &mut InlineReply<'_>,
+        turn: &mut Turn,
+    ) -> Result<(), Failure> {
+        let deadline = header.deadline_ms.map(|left| turn.now() + Duration::from_millis(left.into()));
+        let context = InlineContext { header, origin: self.here.origin, deadline };
+        let result = catch_unwind(AssertUnwindSafe(|| (self.call)(&context, self.payload, reply)))
+            .unwrap_or_else(|panic| Err(panicked(&*panic)));
+        self.entry.counters.handled.increment(1);
+        if let Err(failure) = &result {
+            note_failure(self.entry, &context, failure, mode);
+        }
+        result
+    }
+}
+
+/// Where an inline handler puts its answer.
+#[inline]
+fn reply_to<'a>(header: &Header<'_>, mode: DeliveryMode, scratch: &'a mut Vec<u8>) -> InlineReply<'a> {
+    scratch.clear();
+    InlineReply { is_wanted: mode.wants_response(), codec: header.codec, scratch, shared: None }
+}
+
+#[cold]
+fn note_failure(entry: &Entry, context: &InlineContext<'_>, failure: &Failure, mode: DeliveryMode) {
+    entry.counters.failed.increment(1);
+    if !mode.is_answered() {
+        let id = context.id();
+        tracing::debug!(handler = %entry.name, %id, "a one-way message failed: {}", failure.text);
     }
 }
 

@@ -88,6 +88,9 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
     tracing::debug!(node = %node.instance, link = number, peer = %instance, dialled, ?duplicate, "a link begins");
     let makes_room =
         duplicate == Duplicate::Old || (duplicate == Duplicate::SameSide && dialled && !is_shortcut);
+    // The peer sends on it no more once it has our Bye, and goes on with the other. Where this node goes, it has that
+    // of the first before.
+    let is_read_first = makes_room && (duplicate == Duplicate::Old || !node.is_draining());
     let preferred = duplicate == Duplicate::New || (duplicate == Duplicate::SameSide && is_shortcut);
     let before = peer.link();
     if let Some(old) = before.as_ref().filter(|old| preferred || !old.is_usable()) {
@@ -95,7 +98,7 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
     }
     // The peer may have sent on those before it came to this one.
     let unread = |old: &Arc<Link>| {
-        let is_first = makes_room && before.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, old));
+        let is_first = is_read_first && before.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, old));
         old.is_retired() && !old.peer_said_bye() && old.end_reason().is_none() && !is_first
     };
     peer.links().into_iter().filter(unread).for_each(|old| link.read_after(old));
@@ -110,7 +113,7 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
     // Of two links the one that goes is read to its Bye first, so that order survives.
     match (&replaced, before) {
         (Some(old), _) => link.read_after(old.clone()),
-        (None, Some(kept)) if makes_room => {
+        (None, Some(kept)) if is_read_first => {
             kept.read_after(link.clone());
             if duplicate == Duplicate::SameSide {
                 let second = link.clone();

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use super::counters::Once;
 use super::dispatcher::Dispatcher;
@@ -15,6 +16,7 @@ use super::peer::PeerCore;
 use super::response_manager;
 use super::running::Running;
 use crate::api::context::Sender;
+use crate::clock;
 use crate::proto::budget::Hold;
 use crate::proto::credit::{Charge, ReceiveMeter, Totals};
 use crate::proto::pending::Reply;
@@ -56,6 +58,15 @@ pub(crate) struct Turn {
     pub(crate) finished: Charge,
     /// Accepted, and an answer is owed.
     pub(crate) answering: i32,
+    now: Option<Instant>,
+}
+
+impl Turn {
+    /// The time when it was first asked for in this turn.
+    #[inline]
+    pub(crate) fn now(&mut self) -> Instant {
+        *self.now.get_or_insert_with(clock::now)
+    }
 }
 
 /// The receiving end of a link.
@@ -140,10 +151,7 @@ impl MessageRouter {
         if self.class == PeerClass::Own && error.message_kind == Some(Kind::Message) {
             // It was charged by its sender, who must have the credit back.
             let charge = Charge::ordinary(header_len, payload.as_slice().len());
-            let link = &self.link;
-            self.meters[0]
-                .receive(charge.accounts[0].bytes, || link.granted(0))
-                .map_err(|error| LinkEnd::Protocol(error.to_string()))?;
+            self.receive(0, charge.accounts[0].bytes)?;
             match verdict {
                 Verdict::Nack { .. } => paid = charge,
                 Verdict::Nothing => self.turn.finished.add(charge),
@@ -153,9 +161,35 @@ impl MessageRouter {
         Ok(())
     }
 
+    /// Counts what a peer of our own sends against what it was granted.
+    fn receive(&mut self, account: usize, bytes: u64) -> Result<(), LinkEnd> {
+        let link = &self.link;
+        self.meters[account]
+            .receive(bytes, || link.granted(account))
+            .map_err(|error| LinkEnd::Protocol(error.to_string()))
+    }
+
     /// Charges a request for its sender's credit.
     #[inline]
     fn charge(
+        &mut self,
+        header: &Header<'_>,
+        header_len: usize,
+        payload_len: usize,
+    ) -> Result<Charge, LinkEnd> {
+        let is_ordinary = self.class == PeerClass::Own
+            && header.total_len.is_none()
+            && header.handler.first() != Some(&b'_');
+        let charge = Charge::ordinary(header_len, payload_len);
+        if is_ordinary && self.meters[0].try_receive(charge.accounts[0].bytes) {
+            return Ok(charge);
+        }
+        self.charge_any(header, header_len, payload_len)
+    }
+
+    /// The same for any request: of a foreign peer, of a system handler, in parts, or at the end of the grant known here.
+    #[inline(never)]
+    fn charge_any(
         &mut self,
         header: &Header<'_>,
         header_len: usize,
@@ -183,11 +217,9 @@ impl MessageRouter {
             Some(total) => Charge::large(header_len, total),
             None => Charge::ordinary(header_len, payload_len),
         };
-        let link = &self.link;
-        let beyond = |error: crate::proto::credit::CreditViolation| LinkEnd::Protocol(error.to_string());
-        self.meters[0].receive(charge.accounts[0].bytes, || link.granted(0)).map_err(beyond)?;
+        self.receive(0, charge.accounts[0].bytes)?;
         if charge.accounts[1].messages > 0 {
-            self.meters[1].receive(charge.accounts[1].bytes, || link.granted(1)).map_err(beyond)?;
+            self.receive(1, charge.accounts[1].bytes)?;
         }
         Ok(charge)
     }
@@ -208,7 +240,7 @@ impl MessageRouter {
         }
         self.turn.messages += 1;
         self.turn.payload_len += payload_len as u64;
-        self.dispatcher.dispatch(header, envelope, payload, charge, &mut self.turn);
+        self.dispatcher.dispatch(header, envelope, payload, &charge, &mut self.turn);
         Ok(())
     }
 
@@ -281,7 +313,7 @@ impl MessageRouter {
                 self.turn.messages += 1;
                 self.turn.payload_len += len as u64;
                 let payload = Received::Owned { buffer: whole.buffer, hold: whole.hold };
-                self.dispatcher.dispatch(&header, &[], payload, whole.charge, &mut self.turn);
+                self.dispatcher.dispatch(&header, &[], payload, &whole.charge, &mut self.turn);
             }
             ChunkOf::Response => {
                 self.reply(&header, Received::Owned { buffer: whole.buffer, hold: whole.hold });

@@ -16,6 +16,7 @@ use crate::id::{Incarnation, InstanceId};
 use crate::proto::backoff::Backoff;
 use crate::proto::outgoing::Outgoing;
 use crate::transport::link::{Link, SendError};
+use crate::wire::codes::Codec;
 
 /// Another instance that this one knows.
 #[derive(Debug)]
@@ -347,6 +348,11 @@ impl Port for PeerCore {
             }
             Err(error) => Err(self.refused(error)),
         }
+    }
+
+    #[inline]
+    fn try_notify(&self, handler: &str, codec: Codec, payload: &[u8]) -> bool {
+        self.link.read().as_ref().is_some_and(|link| link.try_notify(handler, codec, payload))
     }
 
     fn send(self: Arc<Self>, message: Waiting) -> BoxFuture<'static, Result<Ticket, PortError>> {

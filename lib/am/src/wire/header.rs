@@ -358,7 +358,7 @@ impl<'a> Header<'a> {
 
     /// As [`decode`](Self::decode), into a [`blank`](Self::blank) header where it lies: moving one costs more than
     /// reading it. After an error the header is of no use; [`refused`] says what of it was readable.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn read(&mut self, bytes: &'a [u8]) -> Result<(), HeaderErrorKind> {
         let Some((fixed, rest)) = bytes.split_first_chunk::<FIXED_LEN>() else {
             return Err(HeaderErrorKind::TooShort { len: bytes.len() });

@@ -31,7 +31,7 @@ pub(crate) fn admit(node: &Arc<Node>, lanes: &Arc<Lanes>, job: Job) -> Admitted 
     let entry = job.entry.clone();
     // A receipt leaves before anything of the handler can, and only for what is accepted.
     let receipt = job.request.mode.wants_receipt().then(|| Receipt {
-        link: job.link.clone(),
+        link: job.place.link.clone(),
         id: job.request.number,
         codec: job.request.codec,
         envelope: job.envelope.clone(),

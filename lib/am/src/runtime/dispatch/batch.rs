@@ -137,12 +137,12 @@ async fn run(node: &Arc<Node>, entry: &Entry, mut jobs: Vec<Job>, call: &Arc<Bat
     let mut answers: std::collections::HashMap<_, _> =
         answers.into_iter().map(|(cx, answered)| (Arc::as_ptr(&cx.0), answered)).collect();
     let mut done = Charge::default();
-    let link = kept.first().map(|job| job.link.clone());
+    let link = kept.first().map(|job| job.place.link.clone());
     for job in kept {
         let lost = || Failure { code: NackCode::HandlerError, text: "the batch gave no result".to_owned() };
         let answered = answers.remove(&Arc::as_ptr(&job.request)).unwrap_or_else(|| Err(lost()));
         match &link {
-            Some(link) if Arc::ptr_eq(link, &job.link) && !job.needs_room(&answered) => {
+            Some(link) if Arc::ptr_eq(link, &job.place.link) && !job.needs_room(&answered) => {
                 job.complete(answered, &mut done);
             }
             // One peer that does not read holds up no other.

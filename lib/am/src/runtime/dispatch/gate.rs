@@ -55,6 +55,14 @@ impl Gate {
         Entered::Waits
     }
 
+    /// Takes a place, if there is one; [`leave`](Self::leave) is owed then. Nobody waits while there is one.
+    pub(crate) fn try_enter(&self) -> bool {
+        let mut state = self.state.lock();
+        let is_free = state.running < self.limit;
+        state.running += usize::from(is_free);
+        is_free
+    }
+
     /// Takes out all that waits: nobody will run it.
     pub(crate) fn take_waiting(&self) -> VecDeque<Job> {
         std::mem::take(&mut self.state.lock().waiting)

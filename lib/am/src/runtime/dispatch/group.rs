@@ -7,11 +7,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::job::{Caught, Job, answer_len, start};
+use super::job::{Caught, Job, Place, answer_len, start};
 use crate::api::handler_call::{Answered, Failure, HandlerCall};
 use crate::proto::credit::Charge;
 use crate::runtime::node::Node;
-use crate::transport::link::Link;
 use crate::wire::codes::NackCode;
 
 /// Messages that share a task.
@@ -22,9 +21,9 @@ const TURN_COUNT_MAX: usize = 128;
 
 /// Runs jobs that have entered their gates.
 pub(crate) fn spawn_group(node: &Arc<Node>, jobs: Vec<Job>) {
-    let Some(link) = jobs.first().map(|job| job.link.clone()) else { return };
+    let Some(place) = jobs.first().map(|job| job.place.clone()) else { return };
     let group =
-        Group { node: node.clone(), link, jobs: jobs.into_iter(), running: None, done: Charge::default() };
+        Group { node: node.clone(), place, jobs: jobs.into_iter(), running: None, done: Charge::default() };
     node.spawner.spawn_handler(group);
 }
 
@@ -32,10 +31,12 @@ pub(crate) fn spawn_group(node: &Arc<Node>, jobs: Vec<Job>) {
 /// and a parked one of these is what an unfinished message costs.
 struct Group {
     node: Arc<Node>,
-    link: Arc<Link>,
+    place: Arc<Place>,
+    /// The first of them is running; a job is not moved until it is done.
     jobs: std::vec::IntoIter<Job>,
-    running: Option<(Caught, Job)>,
-    /// Finished without an answer, and not told yet: only what came by `link`.
+    /// What the first of them has begun.
+    running: Option<Caught>,
+    /// Finished without an answer, and not told yet: only what came by the link of `place`.
     done: Charge,
 }
 
@@ -45,20 +46,15 @@ impl Future for Group {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         for _ in 0..TURN_COUNT_MAX {
-            let Some((future, _)) = &mut this.running else {
-                match this.jobs.next() {
-                    Some(job) => this.running = Some(begin(job)),
-                    None => {
-                        this.give_back();
-                        return Poll::Ready(());
-                    }
-                }
-                continue;
+            let Some(job) = this.jobs.as_mut_slice().first_mut() else {
+                this.give_back();
+                return Poll::Ready(());
             };
+            let future = this.running.get_or_insert_with(|| begin(job));
             match Pin::new(future).poll(cx) {
                 Poll::Ready(answered) => this.end(answered),
                 // The last one goes on right here.
-                Poll::Pending if this.jobs.len() == 0 => {
+                Poll::Pending if this.jobs.len() == 1 => {
                     this.give_back();
                     return Poll::Pending;
                 }
@@ -74,26 +70,35 @@ impl Future for Group {
 impl Group {
     /// The job that was running is done: the next that waits for its place runs instead.
     fn end(&mut self, answered: Answered) {
-        let Some((_, job)) = self.running.take() else { return };
-        let entry = job.entry.clone();
-        if job.needs_room(&answered) {
-            self.node.spawner.spawn_handler(complete_with_room(job, answered));
-        } else if Arc::ptr_eq(&job.link, &self.link) {
-            job.complete(answered, &mut self.done);
+        self.running = None;
+        let Some(job) = self.jobs.as_mut_slice().first_mut() else { return };
+        let late = if job.needs_room(&answered) {
+            Some(answered)
         } else {
-            job.complete_alone(answered);
+            if Arc::ptr_eq(&job.place, &self.place) {
+                job.complete(answered, &mut self.done);
+            } else {
+                job.complete_alone(answered);
+            }
+            None
+        };
+        let done = match job.entry.gate.leave() {
+            Some(next) => Some(std::mem::replace(job, next)),
+            None => self.jobs.next(),
+        };
+        if let (Some(job), Some(answered)) = (done, late) {
+            self.node.spawner.spawn_handler(complete_with_room(job, answered));
         }
-        self.running = entry.gate.leave().map(begin);
     }
 
     /// The job that is running has to wait, and others come behind it: it goes on in a task of its own.
     fn park(&mut self) {
-        let Some((future, job)) = self.running.take() else { return };
+        let Some(job) = self.jobs.next() else { return };
         let parked = Self {
             node: self.node.clone(),
-            link: job.link.clone(),
-            jobs: Vec::new().into_iter(),
-            running: Some((future, job)),
+            place: job.place.clone(),
+            jobs: vec![job].into_iter(),
+            running: self.running.take(),
             done: Charge::default(),
         };
         self.node.spawner.spawn_handler(parked);
@@ -101,15 +106,15 @@ impl Group {
 
     fn give_back(&mut self) {
         if !self.done.is_zero() {
-            self.link.finish_messages(std::mem::take(&mut self.done));
+            self.place.link.finish_messages(std::mem::take(&mut self.done));
         }
     }
 }
 
 /// Runs one job in the current task, without its gate; [`complete_with_room`] is owed.
-pub(crate) async fn run_one(job: Job) -> (Job, Answered) {
-    let (future, job) = begin(job);
-    (job, future.await)
+pub(crate) async fn run_one(mut job: Job) -> (Job, Answered) {
+    let answered = begin(&mut job).await;
+    (job, answered)
 }
 
 /// A response waits for room in the send buffer until its caller stops waiting for it; meanwhile it is charged to
@@ -124,7 +129,8 @@ pub(crate) async fn complete_with_room(job: Job, mut answered: Answered) {
         }
         let text = if hold.is_none() {
             "there was no memory to keep the answer until it can be sent"
-        } else if tokio::time::timeout_at(deadline, job.link.room(answer_len(&answered))).await.is_err() {
+        } else if tokio::time::timeout_at(deadline, job.place.link.room(answer_len(&answered))).await.is_err()
+        {
             "the answer could not be sent before the deadline: the link took no more"
         } else {
             continue;
@@ -149,13 +155,13 @@ pub(crate) fn complete_soon(node: &Arc<Node>, job: Job, answered: Answered) {
 }
 
 /// Starts a job's handler.
-fn begin(mut job: Job) -> (Caught, Job) {
+fn begin(job: &mut Job) -> Caught {
     if let Some(failure) = job.too_late() {
-        return (Caught(Box::pin(std::future::ready(Err(failure)))), job);
+        return Caught(Box::pin(std::future::ready(Err(failure))));
     }
     let context = job.context();
     let payload = job.take_payload();
-    let future = match &job.entry.call {
+    match &job.entry.call {
         HandlerCall::Spawned { call, .. } => start(|| call(context, payload)),
         // Only spawned handlers come here; see the dispatcher.
         HandlerCall::Inline(_)
@@ -166,8 +172,7 @@ fn begin(mut job: Job) -> (Caught, Job) {
             let failure = Failure { code: NackCode::HandlerError, text };
             Caught(Box::pin(std::future::ready(Err(failure))))
         }
-    };
-    (future, job)
+    }
 }
 
 #[cfg(test)]
@@ -176,6 +181,6 @@ mod tests {
 
     #[test]
     fn a_parked_message_is_small() {
-        assert!(size_of::<Group>() <= 384, "{}", size_of::<Group>());
+        assert!(size_of::<Group>() + size_of::<Job>() <= 384, "{}", size_of::<Group>());
     }
 }

@@ -19,6 +19,14 @@ use crate::runtime::running::Running;
 use crate::transport::link::{Answer, AnswerBody, Link};
 use crate::wire::codes::{DeliveryMode, NackCode};
 
+/// What all jobs of a link share. One count for both: where jobs begin and end on different cores, counting costs more
+/// than most else about them.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) link: Arc<Link>,
+    pub(crate) running: Arc<Running>,
+}
+
 /// An accepted message, its handler, and what is owed for it.
 #[derive(Debug)]
 pub(crate) struct Job {
@@ -29,8 +37,7 @@ pub(crate) struct Job {
     #[expect(dead_code, reason = "kept until the job ends: its drop gives the memory back")]
     pub(crate) hold: Option<Hold>,
     pub(crate) envelope: Box<[u8]>,
-    pub(crate) link: Arc<Link>,
-    pub(crate) running: Arc<Running>,
+    pub(crate) place: Arc<Place>,
     pub(crate) charge: Charge,
 }
 
@@ -52,27 +59,27 @@ impl Job {
     }
 
     pub(crate) fn take_payload(&mut self) -> Payload {
-        std::mem::replace(&mut self.payload, Payload::empty())
+        self.payload.take()
     }
 
     /// Whether that answer has to wait for room in the send buffer.
     pub(crate) fn needs_room(&self, answered: &Answered) -> bool {
-        self.request.mode.wants_response() && !self.link.has_room(answer_len(answered))
+        self.request.mode.wants_response() && !self.place.link.has_room(answer_len(answered))
     }
 
     /// Whether an answer of usual length would have to wait for room in the send buffer.
     pub(crate) fn would_need_room(&self) -> bool {
-        self.request.mode.wants_response() && !self.link.has_room(0)
+        self.request.mode.wants_response() && !self.place.link.has_room(0)
     }
 
     /// Memory for an answer that has to wait; `None` when there is none.
     pub(crate) fn hold_answer(&self, answered: &Answered) -> Option<Hold> {
-        self.link.settings().budget.hold(answer_len(answered) as u64)
+        self.place.link.settings().budget.hold(answer_len(answered) as u64)
     }
 
     /// Ends the job. What is finished without an answer is added to `done`, for the caller to give back at once
     /// for many.
-    pub(crate) fn complete(self, answered: Answered, done: &mut Charge) {
+    pub(crate) fn complete(&self, answered: Answered, done: &mut Charge) {
         let failed = answered.is_err();
         self.entry.counters.handled.increment(1);
         if failed {
@@ -86,7 +93,7 @@ impl Job {
                 done.add(self.charge);
             }
             mode => {
-                self.running.remove(&self.request);
+                self.place.running.remove(&self.request);
                 let cancelled = Failure { code: NackCode::Cancelled, text: "cancelled".to_owned() };
                 let answered = if self.request.is_cancelled() { Err(cancelled) } else { answered };
                 let body = match &answered {
@@ -100,7 +107,7 @@ impl Job {
                         AnswerBody::Response { payload: value.payload.as_source(), codec: value.codec }
                     }
                 };
-                self.link.send_answer(&Answer {
+                self.place.link.send_answer(&Answer {
                     id: self.request.number,
                     envelope: &self.envelope,
                     body,
@@ -116,7 +123,7 @@ impl Job {
         if self.request.mode != DeliveryMode::WithReceipt {
             return self.complete(Err(failure), done);
         }
-        self.link.send_answer(&Answer {
+        self.place.link.send_answer(&Answer {
             id: self.request.number,
             envelope: &self.envelope,
             body: AnswerBody::Nack { code: failure.code, text: &failure.text },
@@ -126,12 +133,11 @@ impl Job {
     }
 
     /// As [`complete`](Self::complete), for one job alone.
-    pub(crate) fn complete_alone(self, answered: Answered) {
-        let link = self.link.clone();
+    pub(crate) fn complete_alone(&self, answered: Answered) {
         let mut done = Charge::default();
         self.complete(answered, &mut done);
         if !done.is_zero() {
-            link.finish_messages(done);
+            self.place.link.finish_messages(done);
         }
     }
 }

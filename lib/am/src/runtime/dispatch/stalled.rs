@@ -81,7 +81,7 @@ impl Stalled {
     async fn run(self: Arc<Self>, node: &Arc<Node>) {
         while let Some(job) = self.next() {
             while job.would_need_room() {
-                job.link.room(0).await;
+                job.place.link.room(0).await;
             }
             self.run_job(node, job);
             tokio::task::yield_now().await;
@@ -105,7 +105,13 @@ impl Stalled {
     fn run_job(&self, node: &Arc<Node>, job: Job) {
         if matches!(job.entry.call, HandlerCall::Inline(_)) {
             if job.request.mode.wants_receipt() {
-                push_receipt(&job.link, job.request.number, job.request.codec, &job.envelope, &job.entry);
+                push_receipt(
+                    &job.place.link,
+                    job.request.number,
+                    job.request.codec,
+                    &job.envelope,
+                    &job.entry,
+                );
             }
             return run_inline(job);
         }
@@ -139,12 +145,8 @@ fn call_inline(job: &Job, payload: &Payload) -> Answered {
     header.codec = request.codec;
     header.depth = request.depth;
     header.extras = request.extras.as_deref();
-    let context = InlineContext {
-        header: &header,
-        sender: &request.sender,
-        node: &request.node,
-        deadline: Some(request.deadline),
-    };
+    let context =
+        InlineContext { header: &header, origin: &request.origin, deadline: Some(request.deadline) };
     let mut scratch = Vec::new();
     let is_wanted = request.mode.wants_response();
     let mut reply = InlineReply { is_wanted, codec: request.codec, scratch: &mut scratch, shared: None };

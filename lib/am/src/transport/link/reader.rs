@@ -22,7 +22,7 @@ use crate::proto::outgoing::SHARED_LEN_MIN;
 use crate::proto::payload::Payload;
 use crate::transport::StreamReader;
 use crate::wire::zmtp::command::{self, Command};
-use crate::wire::zmtp::decoder::{Decoder, PayloadLimits, Step};
+use crate::wire::zmtp::decoder::{Decoder, PayloadLimits, ShortMessage, Step};
 
 /// Messages after which the reader looks at the clock.
 const CLOCK_INTERVAL_COUNT: u32 = 128;
@@ -277,7 +277,9 @@ impl<I: Inbound> Reader<'_, I> {
         let done = loop {
             let data: &[u8] = frozen.as_ref().map_or(&self.chunk, |bytes| bytes);
             let mut input = data.get(at..).unwrap_or_default();
-            if let Some(mut large) = self.large.take() {
+            if self.large.is_some()
+                && let Some(mut large) = self.large.take()
+            {
                 at += large.take(input, &self.budget);
                 if !large.is_whole() {
                     self.large = Some(large);
@@ -285,6 +287,16 @@ impl<I: Inbound> Reader<'_, I> {
                 }
                 deliver_large(self.inbound, &self.decoder, large)?;
                 input = data.get(at..).unwrap_or_default();
+            }
+            if let Some(ShortMessage { header, payload }) = self.decoder.short_message(input) {
+                at += payload.end;
+                let received = Received::Lent { bytes: &input[payload], chunk: None };
+                self.inbound.message(&input[header], &[], received)?;
+                count += 1;
+                if self.is_over(count) {
+                    break false;
+                }
+                continue;
             }
             let used = match self.decoder.step(input).map_err(|error| LinkEnd::Protocol(error.to_string()))? {
                 Step::NeedMore => break true,
@@ -336,7 +348,7 @@ impl<I: Inbound> Reader<'_, I> {
             };
             at += used;
             count += 1;
-            if count % CLOCK_INTERVAL_COUNT == 0 && clock::now().duration_since(self.turn_began) >= TURN_MAX {
+            if self.is_over(count) {
                 break false;
             }
         };
@@ -346,6 +358,12 @@ impl<I: Inbound> Reader<'_, I> {
             self.keep_rest(frozen, at);
         }
         Ok(done)
+    }
+
+    /// Whether the turn has been long enough, after `count` messages.
+    #[inline]
+    fn is_over(&self, count: u32) -> bool {
+        count.is_multiple_of(CLOCK_INTERVAL_COUNT) && clock::now().duration_since(self.turn_began) >= TURN_MAX
     }
 
     /// Moves what is not consumed to the front of a chunk.

@@ -104,6 +104,39 @@ impl Link {
         self.send_in_turn(message, None)
     }
 
+    /// The short way of a one-way message to one of our own nodes: whether it was sent. If not, nothing was, and
+    /// [`try_send`](Self::try_send) says why, or sends what is longer.
+    #[inline]
+    pub fn try_notify(&self, handler: &str, codec: Codec, payload: &[u8]) -> bool {
+        let len_max = self.settings.peer_payload_len_max.min(SHARED_LEN_MIN as u64);
+        if !self.settings.own_peer || payload.len() as u64 >= len_max {
+            return false;
+        }
+        let mut shared = self.shared.lock();
+        if self.admit(&mut shared, ORDINARY, None, payload.len()).is_err() {
+            return false;
+        }
+        let before = shared.out.len();
+        let message = PlainMessage {
+            mode: DeliveryMode::FireAndForget,
+            codec,
+            depth: 0,
+            id: UNTRACKED_ID_BIT | (shared.one_way_queued + 1),
+            handler: handler.as_bytes(),
+            deadline_ms: None,
+        };
+        if !message.encode_frames(payload, shared.out.octets()) {
+            return false;
+        }
+        shared.one_way_queued += 1;
+        shared.out.one_way += 1;
+        let charge = Charge::ordinary(message.header_len(), payload.len());
+        shared.send_credit[ORDINARY].start(charge.accounts[ORDINARY].bytes);
+        shared.note_message(before);
+        self.flush_message(shared, false, false);
+        true
+    }
+
     /// As [`try_send`](Self::try_send), in turn with other waiting senders: `Pending` when the message has to
     /// wait for credit, and `ticket` is its place in the queue, kept until [`leave_queue`](Self::leave_queue).
     pub fn poll_send(
@@ -176,17 +209,12 @@ impl Link {
         if self.settings.wants_envelope {
             frame::encode_header(true, 0, shared.out.octets());
         }
-        let header_len = match message.payload {
-            PayloadSource::Borrowed(payload) if message.is_plain() && account == ORDINARY => {
-                push_plain(&mut shared, message, id, payload)
-            }
-            PayloadSource::Shared(payload) if message.is_plain() && payload_len < SHARED_LEN_MIN => {
-                push_plain(&mut shared, message, id, payload)
-            }
-            _ => push_message(&mut shared, message, id, account == LARGE),
+        let is_copied = payload_len < SHARED_LEN_MIN || matches!(message.payload, PayloadSource::Borrowed(_));
+        let header_len = if is_copied && account == ORDINARY && message.is_plain() {
+            push_plain(&mut shared, message, id)
+        } else {
+            push_message(&mut shared, message, id, account == LARGE)
         };
-        shared.queued += (shared.out.len() - before) as u64;
-        shared.messages_sent += 1;
         shared.out.one_way += u64::from(!is_call);
         if is_system {
             shared.system_sent += 1;
@@ -198,6 +226,7 @@ impl Link {
             let charge = Charge::ordinary(header_len, payload_len);
             shared.send_credit[ORDINARY].start(charge.accounts[ORDINARY].bytes);
         }
+        shared.note_message(before);
         let direct = is_call && shared.pending.len() <= DIRECT_CALLS;
         self.flush_message(shared, direct, is_call);
         Ok(id)
@@ -217,7 +246,8 @@ impl Link {
         }
     }
 
-    #[inline]
+    // Always, since with `queue` known most of it falls away.
+    #[inline(always)]
     fn admit(
         &self,
         shared: &mut Shared,
@@ -492,7 +522,7 @@ impl Link {
 
 /// Queues a message without optional fields whose payload is copied; gives the length of its header.
 #[inline]
-fn push_plain(shared: &mut Shared, message: &Outgoing<'_>, id: u64, payload: &[u8]) -> usize {
+fn push_plain(shared: &mut Shared, message: &Outgoing<'_>, id: u64) -> usize {
     let plain = PlainMessage {
         mode: message.mode,
         codec: message.codec,
@@ -501,7 +531,7 @@ fn push_plain(shared: &mut Shared, message: &Outgoing<'_>, id: u64, payload: &[u
         handler: message.handler.as_bytes(),
         deadline_ms: message.time_left_ms,
     };
-    if plain.encode_frames(payload, shared.out.octets()) {
+    if plain.encode_frames(message.payload.as_slice(), shared.out.octets()) {
         return plain.header_len();
     }
     push_message(shared, message, id, false)

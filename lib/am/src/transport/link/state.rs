@@ -171,6 +171,13 @@ impl Shared {
         }
     }
 
+    /// A message has been queued; `before` octets were queued until then.
+    #[inline]
+    pub(super) fn note_message(&mut self, before: usize) {
+        self.queued += (self.out.len() - before) as u64;
+        self.messages_sent += 1;
+    }
+
     /// The socket has taken `len` octets more of the batch that was with it.
     pub(super) fn note_written(&mut self, len: u64) {
         self.in_socket = false;

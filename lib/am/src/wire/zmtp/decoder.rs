@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use super::frame::{FrameError, FrameHeader};
+use super::frame::{FrameError, FrameHeader, MORE};
 use crate::wire::header::HEADER_LEN_MAX;
 
 /// Longest command: `READY` with all its properties is far the longest that exists.
@@ -96,6 +96,15 @@ pub enum Step {
     },
 }
 
+/// A message in two short frames; its payload ends it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShortMessage {
+    /// Where the header lies in the input.
+    pub header: Range<usize>,
+    /// Where the payload lies in the input.
+    pub payload: Range<usize>,
+}
+
 /// What is held of a message that came in pieces.
 #[derive(Debug, Default)]
 pub struct Held {
@@ -157,6 +166,31 @@ impl Decoder {
         if self.stage != Stage::Idle || self.skip > 0 {
             return self.step_held(input);
         }
+        self.step_idle(input)
+    }
+
+    /// The message at the front, if it is what nearly all are: a header and a payload in short frames, whole. Asked
+    /// first it saves [`step`](Self::step), which would say the same.
+    #[inline]
+    #[must_use]
+    pub fn short_message(&self, input: &[u8]) -> Option<ShortMessage> {
+        if self.stage != Stage::Idle || self.skip > 0 {
+            return None;
+        }
+        let (&[MORE, header_len], rest) = input.split_first_chunk()? else { return None };
+        let header_end = 2 + usize::from(header_len);
+        let (&[0, payload_len], rest) = rest.get(usize::from(header_len)..)?.split_first_chunk()? else {
+            return None;
+        };
+        let payload_len = usize::from(payload_len);
+        let start = header_end + 2;
+        let is_whole = header_len > 0 && payload_len <= rest.len();
+        (is_whole && payload_len as u64 <= self.limits.frame_len_max)
+            .then(|| ShortMessage { header: 2..header_end, payload: start..start + payload_len })
+    }
+
+    /// [`step`](Self::step) between messages.
+    fn step_idle(&mut self, input: &[u8]) -> Result<Step, FrameError> {
         let Some(first) = FrameHeader::decode(input)? else { return Ok(Step::NeedMore) };
         if first.command || first.body_len == 0 || first.body_len > HEADER_LEN_MAX as u64 {
             return self.step_held(input);

@@ -51,7 +51,12 @@ fn run<'a>(
                 });
                 large = None;
             }
+            let short = decoder.short_message(&input);
             let step = decoder.step(&input)?;
+            if let Some(ShortMessage { header, payload }) = short {
+                let used = payload.end;
+                assert_eq!(step, Step::Message { header, payload, used }, "the short way says the same");
+            }
             let held = decoder.held();
             let used = match step {
                 Step::NeedMore => break,

@@ -1,38 +1,42 @@
-//! `concurrent` over a raw socket: many tasks share one connection.
+//! Many callers on one connection, each with a oneshot that its reply is sent to.
 //!
-//! A caller puts a oneshot into a slot and its frame into a shared buffer, under one lock. The writer
+//! A caller puts its oneshot into a slot and its frame into a shared buffer, under one lock. The writer
 //! task swaps that buffer for an empty one and writes it whole, so whatever was asked during one write
 //! leaves with the next. The reader task takes a chunk's replies to their callers, with one lock a chunk.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
-use super::frame::{self, FrameReader};
+use super::frame::{self, CHUNK_LEN, FLAGS, FrameReader};
+use super::stream::{Reader, Stream, Writer};
+use crate::drive::Call;
 use crate::error::RoleError;
-use crate::sample::{Latencies, Recorder, Sample};
-use crate::spec::{Amount, Case};
 
 type Waiter = oneshot::Sender<Vec<u8>>;
 
-/// One connection, its two socket tasks, and how many callers share it. Dropping it ends the tasks.
-#[derive(Debug)]
-pub(crate) struct Client {
+/// One connection that any number of tasks may use. Its two socket tasks end with the last clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Mux {
     shared: Arc<Shared>,
+    _socket_tasks: Arc<JoinSet<()>>,
+}
+
+/// One caller, who echoes a payload.
+#[derive(Debug, Clone)]
+pub(crate) struct MuxCall {
+    mux: Mux,
     payload: Arc<[u8]>,
-    callers: usize,
-    _socket_tasks: JoinSet<()>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
     output: Notify,
+    /// The writer has taken all output.
+    room: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -44,58 +48,55 @@ struct State {
     closed: bool,
 }
 
-impl Client {
-    /// Takes over a connected socket and starts its reader and writer.
-    pub(super) fn new(socket: TcpStream, case: Case) -> Self {
+impl Mux {
+    /// Takes over a connection and starts its reader and writer.
+    pub(crate) fn new(stream: Stream, chunk_len: usize) -> Self {
         let shared = Arc::new(Shared::default());
-        let (read_half, write_half) = socket.into_split();
         let mut tasks = JoinSet::new();
-        tasks.spawn(close_after(shared.clone(), read(read_half, shared.clone())));
-        tasks.spawn(close_after(shared.clone(), write(write_half, shared.clone())));
-        let payload = vec![0x5a; case.payload_bytes].into();
-        Self { shared, payload, callers: case.outstanding, _socket_tasks: tasks }
+        tasks.spawn(close_after(shared.clone(), read(stream.reader, shared.clone(), chunk_len)));
+        tasks.spawn(close_after(shared.clone(), write(stream.writer, shared.clone())));
+        Self { shared, _socket_tasks: Arc::new(tasks) }
     }
 
-    /// Lets every caller call, one call at a time, until their shares of the amount are reached.
-    pub(super) async fn run(&mut self, amount: Amount) -> Result<Sample, RoleError> {
-        let latencies = Arc::new(Mutex::new(Latencies::new()));
-        let mut callers = JoinSet::new();
-        let began = Instant::now();
-        for index in 0..self.callers {
-            let (shared, payload) = (self.shared.clone(), self.payload.clone());
-            let (share, recorder) = (amount.share(index, self.callers), Recorder::new(latencies.clone()));
-            callers.spawn(call_repeatedly(shared, payload, share, began, recorder));
+    /// A caller on it.
+    pub(crate) fn caller(&self, payload: &Arc<[u8]>) -> MuxCall {
+        MuxCall { mux: self.clone(), payload: payload.clone() }
+    }
+
+    /// Asks, with `flag` set in the id, and waits for the answer.
+    pub(crate) async fn ask(&self, flag: u64, payload: &[u8]) -> Result<Vec<u8>, RoleError> {
+        self.shared.ask(flag, payload).await
+    }
+
+    /// Appends whole frames that nobody answers, once less than a chunk waits to be written.
+    pub(crate) async fn push(&self, frames: &[u8]) -> Result<(), RoleError> {
+        loop {
+            {
+                let mut state = self.shared.lock();
+                if state.closed {
+                    return Err(RoleError::PeerClosed);
+                }
+                if state.output.len() < CHUNK_LEN {
+                    state.output.extend_from_slice(frames);
+                    break;
+                }
+            }
+            self.shared.room.notified().await;
         }
-        let mut done = 0;
-        while let Some(ended) = callers.join_next().await {
-            done += ended.map_err(|_| RoleError::TaskPanicked)??;
-        }
-        let elapsed = began.elapsed();
-        let latencies = latencies.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Ok(Sample { sent: done, done, elapsed, latencies: Some(latencies) })
+        self.shared.output.notify_one();
+        Ok(())
     }
 }
 
-/// One caller. Its time runs from the phase's beginning, so all stop together.
-async fn call_repeatedly(
-    shared: Arc<Shared>,
-    payload: Arc<[u8]>,
-    amount: Amount,
-    began: Instant,
-    mut recorder: Recorder,
-) -> Result<u64, RoleError> {
-    let (mut done, mut last) = (0, Instant::now());
-    while !amount.is_over(done, last - began) {
-        let reply = shared.call(&payload).await?;
-        if reply.len() != payload.len() {
-            return Err(RoleError::Unexpected("a reply of another length"));
+impl Call for MuxCall {
+    async fn call(&mut self) -> Result<(), RoleError> {
+        let reply = self.mux.ask(0, &self.payload).await?;
+        if reply.len() == self.payload.len() {
+            Ok(())
+        } else {
+            Err(RoleError::Unexpected("a reply of another length"))
         }
-        done += 1;
-        let now = Instant::now();
-        recorder.record(now - last);
-        last = now;
     }
-    Ok(done)
 }
 
 impl Shared {
@@ -104,7 +105,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn call(&self, payload: &[u8]) -> Result<Vec<u8>, RoleError> {
+    async fn ask(&self, flag: u64, payload: &[u8]) -> Result<Vec<u8>, RoleError> {
         let (waiter, reply) = oneshot::channel();
         let was_empty = {
             let mut state = self.lock();
@@ -113,7 +114,7 @@ impl Shared {
             }
             let id = state.insert(waiter);
             let was_empty = state.output.is_empty();
-            frame::push(&mut state.output, id, payload);
+            frame::push(&mut state.output, id | flag, payload);
             was_empty
         };
         if was_empty {
@@ -136,7 +137,7 @@ impl State {
     }
 
     fn remove(&mut self, id: u64) -> Option<Waiter> {
-        let index = usize::try_from(id).ok()?;
+        let index = usize::try_from(id & !FLAGS).ok()?;
         let waiter = self.slots.get_mut(index)?.take()?;
         self.free.push(index);
         Some(waiter)
@@ -152,10 +153,11 @@ async fn close_after(shared: Arc<Shared>, task: impl Future<Output = Result<(), 
         state.closed = true;
         std::mem::take(&mut state.slots)
     };
+    shared.room.notify_one();
     drop(waiting);
 }
 
-async fn write(mut socket: OwnedWriteHalf, shared: Arc<Shared>) -> Result<(), RoleError> {
+async fn write(mut socket: Writer, shared: Arc<Shared>) -> Result<(), RoleError> {
     let mut batch = Vec::new();
     loop {
         shared.output.notified().await;
@@ -165,14 +167,15 @@ async fn write(mut socket: OwnedWriteHalf, shared: Arc<Shared>) -> Result<(), Ro
             if batch.is_empty() {
                 break;
             }
+            shared.room.notify_one();
             socket.write_all(&batch).await.map_err(RoleError::io("writing requests"))?;
             batch.clear();
         }
     }
 }
 
-async fn read(mut socket: OwnedReadHalf, shared: Arc<Shared>) -> Result<(), RoleError> {
-    let mut reader = FrameReader::new();
+async fn read(mut socket: Reader, shared: Arc<Shared>, chunk_len: usize) -> Result<(), RoleError> {
+    let mut reader = FrameReader::new(chunk_len);
     let mut replies: Vec<(u64, Vec<u8>)> = Vec::new();
     let mut waiters: Vec<Option<Waiter>> = Vec::new();
     while reader.fill(&mut socket).await? {

@@ -1,6 +1,7 @@
-//! `bulk` over a raw socket: big payloads, each acknowledged by the 8 octets of its id.
+//! `bulk`: big payloads, each acknowledged, a fixed number outstanding. Ours confirms each; the baseline answers
+//! with the 8 octets of its id.
 //!
-//! Neither side copies a payload in user space: the sender writes head and payload vectored, the
+//! Neither side of the baseline copies a payload in user space: the sender writes head and payload vectored, the
 //! receiver reads straight into one buffer that it keeps.
 
 use std::collections::VecDeque;
@@ -11,30 +12,62 @@ use std::time::Instant;
 
 use bytes::Buf;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::Semaphore;
 
-use super::frame::{self, HEAD_LEN, ID_LEN};
+use crate::case::Case;
+use crate::drive::{ByTasks, Call, Driver, Phase};
 use crate::error::RoleError;
+use crate::node::Link;
+use crate::raw;
+use crate::raw::frame::{self, HEAD_LEN, ID_LEN};
+use crate::raw::stream::{Reader, Stream, Writer};
 use crate::sample::{Latencies, Sample};
-use crate::spec::{Amount, Case};
+use crate::spec::Amount;
+
+/// A payload sent to a handler that only looks at it.
+struct Confirmed(Link);
+
+impl Call for Confirmed {
+    async fn call(&mut self) -> Result<(), RoleError> {
+        self.0.confirm().await
+    }
+}
+
+pub(super) async fn ours(
+    case: Case,
+    outstanding: usize,
+    addresses: &[String],
+) -> Result<Box<dyn Driver>, RoleError> {
+    let link = Link::first(&case, addresses).await?;
+    Ok(Box::new(ByTasks((0..outstanding).map(|_| Confirmed(link.clone())).collect())))
+}
+
+pub(super) async fn raw(
+    case: Case,
+    outstanding: usize,
+    addresses: &[String],
+) -> Result<Box<dyn Driver>, RoleError> {
+    let stream = raw::dial(case, addresses).await?;
+    let acks = BufReader::with_capacity(ID_LEN * 64, stream.reader);
+    let payload = vec![0x5a; case.payload_bytes];
+    Ok(Box::new(RawSender { acks, output: stream.writer, payload, outstanding, next_id: 0 }))
+}
 
 /// Takes payloads whole and acknowledges each, until the client closes.
-pub(super) async fn serve(mut socket: TcpStream, handled: &AtomicU64) -> Result<(), RoleError> {
+pub(super) async fn serve(mut stream: Stream, handled: &AtomicU64) -> Result<(), RoleError> {
     let mut payload = Vec::new();
-    while let Some((payload_len, id)) = read_head(&mut socket).await? {
+    while let Some((payload_len, id)) = read_head(&mut stream.reader).await? {
         payload.resize(payload_len, 0);
-        socket.read_exact(&mut payload).await.map_err(RoleError::io("reading a payload"))?;
+        stream.reader.read_exact(&mut payload).await.map_err(RoleError::io("reading a payload"))?;
         black_box(payload.as_slice());
         handled.fetch_add(1, Ordering::Relaxed);
-        socket.write_all(&id.to_be_bytes()).await.map_err(RoleError::io("acknowledging a payload"))?;
+        stream.writer.write_all(&id.to_be_bytes()).await.map_err(RoleError::io("acknowledging a payload"))?;
     }
     Ok(())
 }
 
 /// The next frame's head; nothing when the stream ended, which it may only do between frames.
-async fn read_head(socket: &mut TcpStream) -> Result<Option<(usize, u64)>, RoleError> {
+async fn read_head(socket: &mut Reader) -> Result<Option<(usize, u64)>, RoleError> {
     let mut head = [0; HEAD_LEN];
     let mut unread = head.as_mut_slice();
     while !unread.is_empty() {
@@ -50,8 +83,9 @@ async fn read_head(socket: &mut TcpStream) -> Result<Option<(usize, u64)>, RoleE
 
 /// One connection with a window of unacknowledged payloads.
 #[derive(Debug)]
-pub(crate) struct Client {
-    socket: TcpStream,
+struct RawSender {
+    acks: BufReader<Reader>,
+    output: Writer,
     payload: Vec<u8>,
     outstanding: usize,
     next_id: u64,
@@ -67,35 +101,34 @@ struct Window {
     all_sent: OnceLock<u64>,
 }
 
-impl Client {
-    /// Takes over a connected socket.
-    pub(super) fn new(socket: TcpStream, case: Case) -> Self {
-        let payload = vec![0x5a; case.payload_bytes];
-        Self { socket, payload, outstanding: case.outstanding, next_id: 0 }
-    }
-
+impl RawSender {
     /// Sends until the amount is reached and all is acknowledged.
-    pub(super) async fn run(&mut self, amount: Amount) -> Result<Sample, RoleError> {
+    async fn send_all(&mut self, amount: Amount) -> Result<Sample, RoleError> {
         let first_id = self.next_id;
         let window = Window {
             room: Semaphore::new(self.outstanding),
             begun: Mutex::default(),
             all_sent: OnceLock::new(),
         };
-        let (acks, output) = self.socket.split();
         let began = Instant::now();
         let (sent, (done, latencies)) = tokio::try_join!(
-            send(output, &self.payload, first_id, amount, &window),
-            acknowledge(acks, first_id, &window),
+            send(&mut self.output, &self.payload, first_id, amount, &window),
+            acknowledge(&mut self.acks, first_id, &window),
         )?;
         self.next_id += sent;
         Ok(Sample { sent, done, elapsed: began.elapsed(), latencies: Some(latencies) })
     }
 }
 
+impl Driver for RawSender {
+    fn run(&mut self, amount: Amount) -> Phase<'_> {
+        Box::pin(self.send_all(amount))
+    }
+}
+
 /// Sends at least one payload, so that the other half always has an acknowledgement to wait for.
 async fn send(
-    mut socket: WriteHalf<'_>,
+    socket: &mut Writer,
     payload: &[u8],
     first_id: u64,
     amount: Amount,
@@ -120,11 +153,10 @@ async fn send(
 
 /// Takes acknowledgements, in order, and opens the window for each, until all that was sent has its own.
 async fn acknowledge(
-    socket: ReadHalf<'_>,
+    socket: &mut BufReader<Reader>,
     first_id: u64,
     window: &Window,
 ) -> Result<(u64, Latencies), RoleError> {
-    let mut socket = BufReader::with_capacity(ID_LEN * 64, socket);
     let (mut done, mut latencies) = (0, Latencies::new());
     while window.all_sent.get() != Some(&done) {
         let id = socket.read_u64().await.map_err(RoleError::io("reading an acknowledgement"))?;
