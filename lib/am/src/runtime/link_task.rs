@@ -287,6 +287,7 @@ impl Life {
     fn close(&self, reason: LinkEnd) -> (bool, OneWayLosses) {
         self.link.end(reason);
         self.running.cancel_all();
+        self.node.leave_unfinished(&self.running);
         let losses = self.link.finish();
         self.node.links.lock().retain(|entry| !Arc::ptr_eq(&entry.link, &self.link));
         (self.peer.detach(&self.link, true), losses)
