@@ -184,8 +184,8 @@ pub(crate) struct InspectArgs {
 
 /// Hash and count the files of a folder by worker processes
 ///
-/// Each file is a call to a worker that is free. Files that cannot be read are listed and stop nothing; the files
-/// of a worker that dies go to the others.
+/// The workers are a cohort: each file is given to one that is free, a large one in parts to several. Files that
+/// cannot be read are listed and stop nothing; the files of a worker that dies go to the others.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct DemoArgs {
@@ -195,9 +195,15 @@ pub(crate) struct DemoArgs {
     /// How many worker processes
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) workers: u32,
-    /// How many files a worker has at once, at most
+    /// How many files, or parts of large ones, a worker has at once, at most
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) in_flight: u32,
+    /// Kill a worker process when half is done: the totals stay the same
+    #[arg(long)]
+    pub(crate) kill_one: bool,
+    /// Do it again in one process alone, and end with 1 if the totals differ
+    #[arg(long)]
+    pub(crate) verify: bool,
     /// Write the result as JSON to this file; - for standard output
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) json: Option<PathBuf>,

@@ -1,26 +1,28 @@
-//! The leading side of the demo: gives each file to a worker that is free, and adds up what comes back.
+//! The leading side of the demo: gives the files to the workers of a cohort, and adds up what comes back.
 //!
-//! One task does it all: it takes a file from the walk only when a worker can have it, so at most `--in-flight`
-//! files a worker and one queue of names are held, however large the tree.
+//! The cohort's queue takes a file from the walk only when a worker can have it, so at most `--in-flight` files a
+//! worker and one queue of names are held, however large the tree.
 //!
-//! **Invariant**: a file that was found is answered for exactly once, in the sums or among the errors. Reading a
-//! file twice does no harm, so a lost worker's files simply go to others.
+//! **Invariant**: a file that was found is answered for exactly once, in the sums or among the errors. The queue gives
+//! a lost worker's files to others, and one answer comes of each; reading a file twice does no harm.
 
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use dynamo_am::{ActiveMessageManager, CallError, Peer, Raw, Refusal};
-use futures::StreamExt;
-use futures::future::BoxFuture;
-use futures::stream::FuturesUnordered;
-use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressFinish};
+use dynamo_am::cohort::{CohortError, DynamicResults, ItemResult};
+use dynamo_am::{ActiveMessageManager, CallError};
+use futures::{FutureExt, Stream, StreamExt};
 use tokio::sync::mpsc;
 
-use super::digest::Digest;
-use super::report::{FileError, Report, check_json_path, write_json};
-use super::team::{Team, Worker};
-use super::walk::{Found, walk};
+use super::digest::{Digest, PartDigest};
+use super::parts::Cut;
+use super::progress::Progress;
+use super::report::{FileError, Report, Sum, check_json_path, write_json};
+use super::source::{LargeFile, SharedBook, Task, again, items};
+use super::team::Team;
+use super::verify::verify;
+use super::walk::{Found, walk, walk_each};
+use super::worker::{Answer, DIGEST, Request};
 use crate::args::DemoArgs;
 use crate::exit::Failure;
 use crate::output::{print, print_error};
@@ -28,18 +30,23 @@ use crate::signals::Signals;
 
 /// Names that the walk may be ahead of the workers.
 const FOUND_LEN: usize = 1024;
-/// One file's deadline: even a huge one on a slow disk is done by then.
+/// One item's deadline: even a huge file on a slow disk is done by then.
 const FILE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Runs the demo.
 ///
 /// # Errors
 ///
-/// When there is no such folder, when the result cannot be written, when all workers are lost, and on a signal.
+/// When there is no such folder, when the result cannot be written, when all workers are lost, when `--verify` finds
+/// other totals, and on a signal.
 pub(crate) async fn run(args: &DemoArgs) -> Result<(), Failure> {
     let root = folder(&args.dir)?;
     if let Some(path) = &args.json {
         check_json_path(path)?;
+    }
+    if args.kill_one && args.workers < 2 {
+        let failure = Failure::usage("--kill-one would leave nobody to work");
+        return Err(failure.hint("give it at least --workers 2"));
     }
     let mut signals = Signals::new()?;
     tokio::select! {
@@ -62,185 +69,268 @@ fn folder(dir: &Path) -> Result<PathBuf, Failure> {
 }
 
 async fn lead(args: &DemoArgs, root: &Path) -> Result<(), Failure> {
+    // Nobody knows what half is before all is counted.
+    let kill_at = if args.kill_one { Some(count_items(root).await? / 2) } else { None };
     let node = ActiveMessageManager::builder().listen("ipc://*").start().await?;
     let mut team = Team::start(&node, args.workers).await?;
     let began = Instant::now();
-    let (found, receiver) = mpsc::channel(FOUND_LEN);
-    let walked = root.to_owned();
-    // It ends when the job does and nobody listens any more.
-    let _walker = tokio::task::spawn_blocking(move || walk(&walked, &found));
-    let mut job = Job::new(root, receiver, args.in_flight);
+    let mut job = Job::new(root, args, kill_at);
     let worked = job.work(&mut team).await;
-    job.progress.finish_and_clear();
+    job.progress.end();
     worked?;
-    let report = job.report(&team, began.elapsed());
+    team.look();
+    let mut report = job.report(&team, began.elapsed());
     // All is answered: how the node and its workers end changes nothing.
-    let _ = node.shutdown().await;
     team.end().await;
-    show(&report, args.json.as_deref())
+    let _ = node.shutdown().await;
+    if args.verify {
+        report.verified = Some(verify(root, &report.totals).await?);
+    }
+    show(&report, args)
 }
 
-fn show(report: &Report, json: Option<&Path>) -> Result<(), Failure> {
+/// How many items the queue will have, by a walk of its own.
+async fn count_items(root: &Path) -> Result<u64, Failure> {
+    let root = root.to_owned();
+    let counted = tokio::task::spawn_blocking(move || {
+        let mut count = 0;
+        walk_each(&root, |found| {
+            if let Found::File(_, len) = found {
+                count += Cut::of(len).map_or(1, |cut| cut.count());
+            }
+            true
+        });
+        count
+    });
+    counted.await.map_err(|error| Failure::handler(format!("cannot count the files: {error}")))
+}
+
+fn show(report: &Report, args: &DemoArgs) -> Result<(), Failure> {
+    let json = args.json.as_deref();
     if json != Some(Path::new("-")) {
         print_error(&report.complaints());
         print(report.summary())?;
     }
-    let Some(path) = json else { return Ok(()) };
-    let value = serde_json::to_value(report)
-        .map_err(|error| Failure::handler(format!("cannot put the result into JSON: {error}")))?;
-    write_json(path, &value)
+    if let Some(path) = json {
+        let value = serde_json::to_value(report)
+            .map_err(|error| Failure::handler(format!("cannot put the result into JSON: {error}")))?;
+        write_json(path, &value)?;
+    }
+    if args.kill_one && report.killed.is_none() {
+        return Err(Failure::handler("no worker was killed: all was done before half of it had come")
+            .hint("give it a folder whose files do not go meanwhile"));
+    }
+    match &report.verified {
+        Some(verified) if !verified.equal => {
+            let Report { totals, .. } = report;
+            Err(Failure::handler(format!(
+                "one process alone finds other totals: {:?}, not {totals:?}",
+                verified.totals
+            ))
+            .hint("see whether files have changed between the two runs"))
+        }
+        _ => Ok(()),
+    }
 }
 
-/// A call under way: which worker has which file, and what became of it.
-type Call = BoxFuture<'static, (usize, PathBuf, Result<Digest, CallError>)>;
-
-/// The work: what is to do, what is being done, and what has come of it.
-struct Job {
-    root: PathBuf,
-    in_flight: u32,
-    found: mpsc::Receiver<Found>,
-    is_walked: bool,
-    /// Files whose workers were lost; they go first.
-    returned: Vec<PathBuf>,
-    calls: FuturesUnordered<Call>,
+/// The work: what is being done, and what has come of it.
+struct Job<'a> {
+    root: &'a Path,
+    args: &'a DemoArgs,
+    book: SharedBook,
+    /// A worker is killed when so many items are answered.
+    kill_at: Option<u64>,
+    answered: u64,
+    /// Files that have changed while they were read in parts.
+    changed: Vec<PathBuf>,
+    sum: Sum,
     report: Report,
-    /// `HEX  relative/path` of each file, without an end of line: sorting is by the line alone.
-    lines: Vec<Vec<u8>>,
-    progress: ProgressBar,
+    progress: Progress,
 }
 
-impl Job {
-    fn new(root: &Path, found: mpsc::Receiver<Found>, in_flight: u32) -> Self {
-        let progress = ProgressBar::new_spinner().with_finish(ProgressFinish::AndClear);
-        progress.enable_steady_tick(Duration::from_millis(100));
+impl<'a> Job<'a> {
+    fn new(root: &'a Path, args: &'a DemoArgs, kill_at: Option<u64>) -> Self {
         Self {
-            root: root.to_owned(),
-            in_flight,
-            found,
-            is_walked: false,
-            returned: Vec::new(),
-            calls: FuturesUnordered::new(),
+            root,
+            args,
+            // With nothing to do there is nothing to kill halfway.
+            kill_at,
+            book: SharedBook::default(),
+            answered: 0,
+            changed: Vec::new(),
+            sum: Sum::default(),
             report: Report::default(),
-            lines: Vec::new(),
-            progress,
+            progress: Progress::new(args.workers as usize),
         }
     }
 
     /// Works until every file is answered for.
     async fn work(&mut self, team: &mut Team) -> Result<(), Failure> {
+        self.report.workers.clone_from(&team.workers);
+        let (found, receiver) = mpsc::channel(FOUND_LEN);
+        let walked = self.root.to_owned();
+        // It ends when the job does and nobody listens any more.
+        let _walker = tokio::task::spawn_blocking(move || walk(&walked, &found));
+        // One worker is not faster by reading in parts what it could read as a whole.
+        let cuts = self.args.workers > 1;
+        let found = items(self.root, receiver, cuts, &self.book);
+        self.drain(team, found).await?;
+        let changed = std::mem::take(&mut self.changed);
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let whole = again(self.root, changed, &self.book);
+        self.drain(team, whole).await
+    }
+
+    /// Gives out these items and takes in all that comes of them.
+    async fn drain(
+        &mut self,
+        team: &mut Team,
+        items: impl Stream<Item = Request> + Send + 'static,
+    ) -> Result<(), Failure> {
+        let cohort = team.cohort.within(FILE_TIMEOUT);
+        let in_flight = self.args.in_flight as usize;
+        let mut results: DynamicResults<Answer> = cohort.for_each_dynamic(DIGEST, items, in_flight);
         loop {
-            self.give_returned(team);
-            if self.is_done() {
-                return Ok(());
+            self.kill_halfway(team)?;
+            let next = if team.is_lost() {
+                // What had come before is still to be taken in; nothing more will.
+                results.next().now_or_never().ok_or_else(|| self.all_lost())?
+            } else {
+                tokio::select! {
+                    biased;
+                    next = results.next() => next,
+                    () = team.change() => continue,
+                }
+            };
+            let Some(item) = next else { return Ok(()) };
+            self.take(item);
+        }
+    }
+
+    fn all_lost(&self) -> Failure {
+        let files = self.sum.totals.files;
+        let message = format!("all workers were lost; {files} files had been read, the rest was not");
+        Failure::connection(message).hint("see what ended them, and run it again")
+    }
+
+    fn kill_halfway(&mut self, team: &Team) -> Result<(), Failure> {
+        // The input has not been read before the first turn: then half of one item, or of none, is over at once.
+        if self.kill_at.is_some_and(|at| self.answered >= at) {
+            self.kill_at = None;
+            self.report.killed = Some(team.kill_one()?);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, item: ItemResult<Answer>) {
+        let book = self.book.clone();
+        let mut book = book.lock();
+        self.answered += 1;
+        let rank = item.rank.unwrap_or(usize::MAX);
+        match (book.tasks.remove(&item.index), item.result) {
+            (Some(Task::Whole(path)), Ok(Answer::Whole(digest))) => {
+                self.progress.read(rank, digest.bytes);
+                self.credit(rank, 0, digest.bytes);
+                self.add(rank, &path, &digest);
             }
-            if team.is_lost() && self.calls.is_empty() {
-                let files = self.report.totals.files;
-                let message = format!("all workers were lost; {files} files had been read, the rest was not");
-                return Err(Failure::connection(message).hint("see what ended them, and run it again"));
+            (Some(Task::Whole(path)), result) => self.fail(&path, &reason(result)),
+            (Some(Task::Part(file, number)), Ok(Answer::Part(part))) => {
+                self.progress.read(rank, part.counts.bytes);
+                if let Some(large) = book.large.get_mut(&file) {
+                    match join(large, rank, number, part) {
+                        Joined::NotYet => {}
+                        Joined::Whole(digest) => {
+                            let large = book.large.remove(&file);
+                            self.add_large(rank, large, &digest);
+                        }
+                        Joined::Changed => {
+                            self.changed.extend(book.large.remove(&file).map(|large| large.path))
+                        }
+                    }
+                }
             }
-            let is_wanted = !self.is_walked && self.returned.is_empty();
-            let free = if is_wanted { team.free(self.in_flight) } else { None };
-            tokio::select! {
-                Some((at, path, result)) = self.calls.next() => self.end_call(team, at, path, result),
-                at = team.next_exit() => team.lose(at),
-                found = self.found.recv(), if free.is_some() => self.take(team, free, found),
+            (Some(Task::Part(file, _)), Ok(Answer::Changed)) => {
+                self.changed.extend(book.large.remove(&file).map(|large| large.path));
             }
-        }
-    }
-
-    fn is_done(&self) -> bool {
-        self.is_walked && self.returned.is_empty() && self.calls.is_empty()
-    }
-
-    fn give_returned(&mut self, team: &mut Team) {
-        while let Some(at) = team.free(self.in_flight) {
-            let Some(path) = self.returned.pop() else { return };
-            self.give(team, at, path);
-        }
-    }
-
-    fn take(&mut self, team: &mut Team, free: Option<usize>, found: Option<Found>) {
-        match (found, free) {
-            (Some(Found::File(path)), Some(at)) => self.give(team, at, path),
-            (Some(Found::File(path)), None) => self.returned.push(path),
-            (Some(Found::Other), _) => self.report.skipped += 1,
-            (Some(Found::Error(error)), _) => self.report.errors.push(error),
-            (None, _) => self.is_walked = true,
-        }
-    }
-
-    fn give(&mut self, team: &mut Team, at: usize, path: PathBuf) {
-        if let Some(worker) = team.workers.get_mut(at)
-            && let Some(peer) = worker.peer.clone()
-        {
-            worker.outstanding += 1;
-            let whole = self.root.join(&path);
-            self.calls.push(Box::pin(async move {
-                let result = digest(&peer, &whole).await;
-                (at, path, result)
-            }));
-        } else {
-            self.returned.push(path);
-        }
-    }
-
-    fn end_call(&mut self, team: &mut Team, at: usize, path: PathBuf, result: Result<Digest, CallError>) {
-        let Some(worker) = team.workers.get_mut(at) else { return };
-        worker.outstanding -= 1;
-        match result {
-            Ok(digest) => self.add(worker, &path, &digest),
-            Err(CallError::HandlerError { message, .. }) => self.fail(&path, &message),
-            Err(error) if is_of_the_file(&error) => self.fail(&path, &error),
-            Err(CallError::Refused { reason: Refusal::Overloaded, .. }) => self.returned.push(path),
-            Err(_) => {
-                self.returned.push(path);
-                team.lose(at);
+            (Some(Task::Part(file, _)), result) => {
+                if let Some(large) = book.large.remove(&file) {
+                    self.fail(&large.path, &reason(result));
+                }
             }
+            (None, _) => {}
         }
-    }
-    fn add(&mut self, worker: &mut Worker, path: &Path, digest: &Digest) {
-        worker.report.files += 1;
-        worker.report.bytes += digest.bytes;
-        let totals = &mut self.report.totals;
-        totals.files += 1;
-        totals.bytes += digest.bytes;
-        totals.lines += digest.lines;
-        totals.words += digest.words;
-        let files = HumanCount(totals.files);
-        self.progress.set_message(format!("{files} files, {}", HumanBytes(totals.bytes)));
-        let mut line = format!("{}  ", digest.blake3).into_bytes();
-        line.extend_from_slice(path.as_os_str().as_bytes());
-        self.lines.push(line);
+        let settled = self.sum.totals.files + self.report.errors.len() as u64;
+        self.progress.show(settled, book.found);
     }
 
-    fn fail(&mut self, path: &Path, error: &impl ToString) {
-        self.report.errors.push(FileError::new(path, error));
+    fn add_large(&mut self, rank: usize, large: Option<LargeFile>, digest: &Digest) {
+        let Some(large) = large else { return };
+        for (rank, (parts, bytes)) in large.shares {
+            self.credit(rank, parts, bytes);
+        }
+        self.add(rank, &large.path, digest);
     }
 
-    fn report(mut self, team: &Team, took: Duration) -> Report {
-        self.lines.sort_unstable();
-        let mut hasher = blake3::Hasher::new();
-        for line in &self.lines {
-            hasher.update(line).update(b"\n");
+    fn credit(&mut self, rank: usize, parts: u64, bytes: u64) {
+        if let Some(worker) = self.report.workers.get_mut(rank) {
+            worker.parts += parts;
+            worker.bytes += bytes;
         }
-        self.report.totals.blake3 = hasher.finalize().to_hex().to_string();
-        self.report.workers = team.workers.iter().map(|worker| worker.report.clone()).collect();
-        self.report.errors.sort_by(|a, b| a.path.cmp(&b.path));
-        self.report.seconds = took.as_secs_f64();
-        self.report
+    }
+
+    /// A file is whole, by the answer of `rank`.
+    fn add(&mut self, rank: usize, path: &Path, digest: &Digest) {
+        if let Some(worker) = self.report.workers.get_mut(rank) {
+            worker.files += 1;
+        }
+        self.sum.add(path, digest);
+    }
+
+    fn fail(&mut self, path: &Path, reason: &str) {
+        self.report.errors.push(FileError::new(path, &reason));
+    }
+
+    fn report(self, team: &Team, took: Duration) -> Report {
+        let mut report = self.report;
+        for (worker, seen) in report.workers.iter_mut().zip(&team.workers) {
+            worker.lost = seen.lost || report.killed == Some(worker.worker);
+        }
+        report.totals = self.sum.finish();
+        let mut book = self.book.lock();
+        report.errors.append(&mut book.errors);
+        report.errors.sort_by(|a, b| a.path.cmp(&b.path));
+        report.skipped = book.skipped;
+        report.seconds = took.as_secs_f64();
+        report
     }
 }
 
-/// Whether another worker would fare no better.
-const fn is_of_the_file(error: &CallError) -> bool {
-    use CallError::{BadResponse, DeadlineExceeded, HandlerPanicked};
-    matches!(error, HandlerPanicked { .. } | BadResponse { .. } | DeadlineExceeded { .. })
+/// What a part makes of its file.
+enum Joined {
+    NotYet,
+    Whole(Digest),
+    Changed,
 }
 
-/// The path travels as raw octets: it need not be text.
-async fn digest(peer: &Peer, path: &Path) -> Result<Digest, CallError> {
-    let payload = Raw::from(path.as_os_str().as_bytes().to_vec());
-    let client = peer.client();
-    let message = client.active_message("digest").payload(&payload).deadline(FILE_TIMEOUT);
-    message.expect_response::<Digest>().send(peer).await?.response().await
+fn join(large: &mut LargeFile, rank: usize, number: u64, part: PartDigest) -> Joined {
+    let bytes = part.counts.bytes;
+    if !large.gathered.put(number, part) {
+        return Joined::Changed;
+    }
+    let share = large.shares.entry(rank).or_default();
+    share.0 += 1;
+    share.1 += bytes;
+    large.gathered.whole().map_or(Joined::NotYet, Joined::Whole)
+}
+
+/// Why there are no figures of a file, in the worker's own words where it has some.
+fn reason(result: Result<Answer, CohortError>) -> String {
+    match result {
+        Err(CohortError::Call { source: CallError::HandlerError { message, .. }, .. }) => message,
+        Err(CohortError::Call { source, .. }) => source.to_string(),
+        Err(error) => error.to_string(),
+        Ok(_) => "the worker answered something else than was asked".to_owned(),
+    }
 }

@@ -2,12 +2,14 @@
 
 use std::fmt::Write as _;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
+use super::digest::Digest;
 use crate::exit::Failure;
 use crate::output::{print, printable};
 
@@ -31,20 +33,62 @@ impl FileError {
 pub(crate) struct WorkerReport {
     pub(crate) worker: u32,
     pub(crate) pid: u32,
+    /// Files whose figures it was the last to complete.
     pub(crate) files: u64,
+    /// Parts of large files that it has read; a file that it read as a whole is none.
+    pub(crate) parts: u64,
     pub(crate) bytes: u64,
     /// Whether it was gone before the work was done.
     pub(crate) lost: bool,
 }
 
 /// All files together. `blake3` is the hash of the sorted list of `HEX  relative/path` lines.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Totals {
     pub(crate) files: u64,
     pub(crate) bytes: u64,
     pub(crate) lines: u64,
     pub(crate) words: u64,
     pub(crate) blake3: String,
+}
+
+/// Adds files up.
+#[derive(Debug, Default)]
+pub(crate) struct Sum {
+    pub(crate) totals: Totals,
+    /// `HEX  relative/path` of each file, without an end of line: sorting is by the line alone.
+    lines: Vec<Vec<u8>>,
+}
+
+impl Sum {
+    pub(crate) fn add(&mut self, path: &Path, digest: &Digest) {
+        let totals = &mut self.totals;
+        totals.files += 1;
+        totals.bytes += digest.bytes;
+        totals.lines += digest.lines;
+        totals.words += digest.words;
+        let mut line = format!("{}  ", digest.blake3).into_bytes();
+        line.extend_from_slice(path.as_os_str().as_bytes());
+        self.lines.push(line);
+    }
+
+    pub(crate) fn finish(mut self) -> Totals {
+        self.lines.sort_unstable();
+        let mut hasher = blake3::Hasher::new();
+        for line in &self.lines {
+            hasher.update(line).update(b"\n");
+        }
+        Totals { blake3: hasher.finalize().to_hex().to_string(), ..self.totals }
+    }
+}
+
+/// What one process alone has found, with `--verify`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Verified {
+    /// Whether the totals are the same.
+    pub(crate) equal: bool,
+    pub(crate) totals: Totals,
+    pub(crate) seconds: f64,
 }
 
 /// Everything.
@@ -56,6 +100,11 @@ pub(crate) struct Report {
     /// Symbolic links, sockets, pipes and devices: seen, and not read.
     pub(crate) skipped: u64,
     pub(crate) seconds: f64,
+    /// The worker, by its number, that `--kill-one` has killed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) killed: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) verified: Option<Verified>,
 }
 
 impl Report {
@@ -63,19 +112,24 @@ impl Report {
     pub(crate) fn summary(&self) -> String {
         let mut table = Table::new();
         table.load_style(UTF8_HORIZONTAL_ONLY);
-        table.set_header(["worker", "pid", "files", "bytes", "share", ""]);
+        table.set_header(["worker", "pid", "files", "parts", "bytes", "share", ""]);
         for worker in &self.workers {
             let share = 100.0 * worker.bytes as f64 / self.totals.bytes.max(1) as f64;
             table.add_row([
                 worker.worker.to_string(),
                 worker.pid.to_string(),
                 worker.files.to_string(),
+                worker.parts.to_string(),
                 worker.bytes.to_string(),
                 format!("{share:.1} %"),
-                if worker.lost { "lost".to_owned() } else { String::new() },
+                match (self.killed == Some(worker.worker), worker.lost) {
+                    (true, _) => "killed".to_owned(),
+                    (false, true) => "lost".to_owned(),
+                    (false, false) => String::new(),
+                },
             ]);
         }
-        for column in table.column_iter_mut().take(5) {
+        for column in table.column_iter_mut().take(6) {
             column.set_cell_alignment(CellAlignment::Right);
         }
         let Totals { files, bytes, lines, words, blake3 } = &self.totals;
@@ -85,6 +139,9 @@ impl Report {
         );
         if self.skipped > 0 {
             let _ = writeln!(text, "{} symbolic links or special files not read", self.skipped);
+        }
+        if let Some(Verified { equal: true, seconds, .. }) = self.verified {
+            let _ = writeln!(text, "one process alone finds the same, in {seconds:.2} s");
         }
         text
     }

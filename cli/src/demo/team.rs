@@ -1,88 +1,73 @@
-//! The worker processes as their leader sees them: [`Team`] starts them, learns of each one's end, and leaves none.
+//! The workers as their leader sees them: [`Team`] starts the processes, forms the cohort of them, learns of each
+//! one's loss, and leaves none behind.
 //!
 //! **Invariants**
 //! 1. Each process is owned by a future that waits for its end: dropping the team kills whoever still runs.
-//! 2. A worker is called only on the link by which it said hello; it listens nowhere.
+//! 2. Only the processes that were started are in the cohort, each by the rank it was started with.
 //! 3. A worker that is lost stays lost.
 
 use std::future::pending;
 use std::io;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use dynamo_am::{ActiveMessageManager, Handler, HandlerError, InstanceId, Peer};
+use dynamo_am::ActiveMessageManager;
+use dynamo_am::cohort::{CohortEvents, CohortLimits, FailurePolicy, LeaderWorkerCohort};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::report::WorkerReport;
-use super::worker::Hello;
 use crate::exit::Failure;
 
 /// Workers that are not there by then are done without.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long workers may take to end by themselves when their leader has gone.
+/// How long workers may take to end when their leader lets them go.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// One worker.
-#[derive(Debug)]
-pub(crate) struct Worker {
-    /// From its hello on.
-    pub(crate) peer: Option<Peer>,
-    /// Files that it has been given and not answered for.
-    pub(crate) outstanding: u32,
-    pub(crate) report: WorkerReport,
-}
-
-impl Worker {
-    const fn is_awaited(&self) -> bool {
-        self.peer.is_none() && !self.report.lost
-    }
-
-    /// Whether it can be called.
-    pub(crate) const fn is_working(&self) -> bool {
-        self.peer.is_some() && !self.report.lost
-    }
-}
-
-/// All workers of a leader. They are numbered from 1, and named by their place here.
+/// All workers of a leader. Their numbers begin with 1, their ranks with 0; a rank is a worker's place here.
 pub(crate) struct Team {
-    pub(crate) workers: Vec<Worker>,
+    pub(crate) workers: Vec<WorkerReport>,
+    pub(crate) cohort: LeaderWorkerCohort,
+    events: CohortEvents,
     exits: FuturesUnordered<BoxFuture<'static, (usize, io::Result<ExitStatus>)>>,
 }
 
 impl Team {
-    /// Starts `count` processes of this very command, and waits until each has said hello or is lost.
+    /// Starts `count` processes of this very command, and waits until each has joined or is lost.
     ///
     /// # Errors
     ///
     /// When a process cannot be started, or none of them comes.
     pub(crate) async fn start(node: &ActiveMessageManager, count: u32) -> Result<Self, Failure> {
-        let (hellos, mut arrived) = mpsc::channel(count as usize);
-        node.register(hello(hellos))?;
-        let mut team = Self { workers: Vec::new(), exits: FuturesUnordered::new() };
+        let is_forming = Arc::new(AtomicBool::new(true));
+        let cohort = form(node, count, is_forming.clone())?;
+        let events = cohort.events();
+        let mut team = Self { workers: Vec::new(), cohort, events, exits: FuturesUnordered::new() };
         for number in 1..=count {
             team.add(start_process(node, number)?, number);
         }
         let deadline = Instant::now() + START_TIMEOUT;
-        while team.workers.iter().any(Worker::is_awaited) {
-            let came = async {
+        while !team.is_complete() {
+            let change = async {
                 tokio::select! {
-                    biased;
-                    Some((instance, hello)) = arrived.recv() => team.welcome(node, instance, &hello),
-                    at = team.next_exit() => team.lose(at),
+                    _ = team.events.next() => {}
+                    at = next_exit(&mut team.exits) => if let Some(worker) = team.workers.get_mut(at) {
+                        worker.lost = true;
+                    },
                 }
             };
-            if timeout_at(deadline, came).await.is_err() {
+            if timeout_at(deadline, change).await.is_err() {
                 break;
             }
         }
-        for worker in &mut team.workers {
-            worker.report.lost |= worker.is_awaited();
-        }
+        is_forming.store(false, Ordering::Relaxed);
+        team.look();
         if team.is_lost() {
             return Err(Failure::connection("no worker process came up").hint("see what they said above"));
         }
@@ -92,50 +77,65 @@ impl Team {
     fn add(&mut self, mut child: Child, number: u32) {
         let at = self.workers.len();
         let pid = child.id().unwrap_or_default();
-        let report = WorkerReport { worker: number, pid, ..WorkerReport::default() };
-        self.workers.push(Worker { peer: None, outstanding: 0, report });
+        self.workers.push(WorkerReport { worker: number, pid, ..WorkerReport::default() });
         self.exits.push(Box::pin(async move { (at, child.wait().await) }));
     }
 
-    fn welcome(&mut self, node: &ActiveMessageManager, instance: InstanceId, hello: &Hello) {
-        let worker = self.workers.iter_mut().find(|worker| worker.report.worker == hello.number);
-        if let Some(worker) = worker.filter(|worker| worker.is_awaited()) {
-            worker.peer = node.client().peer(instance);
-            // Its link has ended since.
-            worker.report.lost = worker.peer.is_none();
+    /// Whether each worker has joined, or will not.
+    fn is_complete(&self) -> bool {
+        let present = self.present();
+        self.workers.iter().enumerate().all(|(rank, worker)| worker.lost || present.contains(&rank))
+    }
+
+    fn present(&self) -> Vec<usize> {
+        let members = self.cohort.members().into_iter();
+        members.filter(|member| member.is_present).filter_map(|member| member.rank).collect()
+    }
+
+    /// Marks those as lost that are not in the cohort any more.
+    pub(crate) fn look(&mut self) {
+        let present = self.present();
+        for (rank, worker) in self.workers.iter_mut().enumerate() {
+            worker.lost |= !present.contains(&rank);
         }
     }
 
-    /// The next worker whose process has ended; waits for ever when none runs. Cancelling loses nothing.
-    pub(crate) async fn next_exit(&mut self) -> usize {
-        match self.exits.next().await {
-            Some((at, _status)) => at,
-            None => pending().await,
+    /// Waits until something changes among the workers, and marks who is lost. A worker's answers that had come
+    /// before its loss are in the hands of the cohort by then. Cancelling loses nothing.
+    pub(crate) async fn change(&mut self) {
+        if self.events.next().await.is_none() {
+            // The cohort has ended, which only the team's own end does.
+            pending::<()>().await;
         }
-    }
-
-    /// Gives a worker up.
-    pub(crate) fn lose(&mut self, at: usize) {
-        if let Some(worker) = self.workers.get_mut(at) {
-            worker.report.lost = true;
-        }
+        self.look();
     }
 
     /// Whether nobody is left to work.
     pub(crate) fn is_lost(&self) -> bool {
-        !self.workers.iter().any(Worker::is_working)
+        self.workers.iter().all(|worker| worker.lost)
     }
 
-    /// The worker with the least to do, among those that have fewer than `in_flight` files.
-    pub(crate) fn free(&self, in_flight: u32) -> Option<usize> {
-        let free = self.workers.iter().enumerate();
-        let free = free.filter(|(_, worker)| worker.is_working() && worker.outstanding < in_flight);
-        free.min_by_key(|(_, worker)| (worker.outstanding, worker.report.files)).map(|(at, _)| at)
+    /// Kills a worker that works, the last one of them; gives its number.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or the system refuses.
+    pub(crate) fn kill_one(&self) -> Result<u32, Failure> {
+        let worker = self.workers.iter().rfind(|worker| !worker.lost);
+        let (number, pid) = worker.map(|worker| (worker.worker, worker.pid)).unwrap_or_default();
+        // It is our child and nobody has waited for it, so the number is still its own.
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| Failure::connection("there is no worker left to kill"))?;
+        kill_process(pid, Signal::KILL)
+            .map_err(|error| Failure::handler(format!("cannot kill worker {number}: {error}")))?;
+        Ok(number)
     }
 
-    /// Waits for the processes, whose links have ended, and kills those that stay.
+    /// Lets the workers go, waits for their processes, and kills those that stay.
     pub(crate) async fn end(mut self) {
         let deadline = Instant::now() + END_TIMEOUT;
+        // All is answered: who lingers is killed below.
+        let _ = self.cohort.shutdown(END_TIMEOUT).await;
         while !self.exits.is_empty() {
             if timeout_at(deadline, self.exits.next()).await.is_err() {
                 return;
@@ -144,12 +144,34 @@ impl Team {
     }
 }
 
-/// Takes each worker's hello, until nobody waits for any.
-fn hello(hellos: mpsc::Sender<(InstanceId, Hello)>) -> Handler {
-    Handler::unary("hello", move |cx, hello: Hello| {
-        let sent = hellos.try_send((cx.sender().instance_id(), hello));
-        async move { sent.map_err(|_| HandlerError::msg("no worker is awaited any more")) }
-    })
+fn form(
+    node: &ActiveMessageManager,
+    count: u32,
+    is_forming: Arc<AtomicBool>,
+) -> Result<LeaderWorkerCohort, Failure> {
+    LeaderWorkerCohort::builder()
+        .size(count as usize)
+        .on_failure(FailurePolicy::FailSlot)
+        // Another process would have read nothing yet: there is nothing to wait for.
+        .grace(Duration::ZERO)
+        // Reading does no harm to workers, so a file that was lost with some is no reason to give it up.
+        .limits(CohortLimits { item_attempts_max: count + 1, ..CohortLimits::default() })
+        .admit(move |_request| match is_forming.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => Err("no worker is awaited any more".to_owned()),
+        })
+        .start(&node.client())
+        .map_err(|error| Failure::handler(error.to_string()))
+}
+
+/// The next worker whose process has ended; waits for ever when none runs. Cancelling loses nothing.
+async fn next_exit(
+    exits: &mut FuturesUnordered<BoxFuture<'static, (usize, io::Result<ExitStatus>)>>,
+) -> usize {
+    match exits.next().await {
+        Some((at, _status)) => at,
+        None => pending().await,
+    }
 }
 
 fn start_process(node: &ActiveMessageManager, number: u32) -> Result<Child, Failure> {

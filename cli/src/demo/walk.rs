@@ -14,8 +14,8 @@ use super::report::FileError;
 /// What the walk finds.
 #[derive(Debug)]
 pub(crate) enum Found {
-    /// A regular file, relative to the folder.
-    File(PathBuf),
+    /// A regular file, relative to the folder, and how long it is; 0 where that cannot be found out.
+    File(PathBuf, u64),
     /// A symbolic link, which is not followed, or a socket, a pipe or a device.
     Other,
     /// Something that could not be looked at.
@@ -25,6 +25,11 @@ pub(crate) enum Found {
 /// Walks `root` in order of names and sends what it finds; ends early when nobody listens. Blocks: for a thread of
 /// its own.
 pub(crate) fn walk(root: &Path, found: &Sender<Found>) {
+    walk_each(root, |item| found.blocking_send(item).is_ok());
+}
+
+/// Walks `root` in order of names, and on for as long as `take` says so. Blocks.
+pub(crate) fn walk_each(root: &Path, mut take: impl FnMut(Found) -> bool) {
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {
         let (mut entries, errors) = list(&root.join(&folder));
@@ -38,13 +43,17 @@ pub(crate) fn walk(root: &Path, found: &Sender<Found>) {
                     below.push(path);
                     None
                 }
-                Ok(kind) if kind.is_file() => Some(Found::File(path)),
+                Ok(kind) if kind.is_file() => {
+                    // Whoever reads it says what is wrong with it.
+                    let len = entry.metadata().map_or(0, |metadata| metadata.len());
+                    Some(Found::File(path, len))
+                }
                 Ok(_) => Some(Found::Other),
                 Err(error) => Some(Found::Error(FileError::new(&path, &error))),
             }
         });
         for item in errors.chain(entries) {
-            if found.blocking_send(item).is_err() {
+            if !take(item) {
                 return;
             }
         }
@@ -75,11 +84,15 @@ mod tests {
 
     fn walk_all(root: &Path) -> Vec<String> {
         let (send, mut receive) = tokio::sync::mpsc::channel(1);
+        let root_of = root.to_owned();
         let root = root.to_owned();
         let walker = std::thread::spawn(move || walk(&root, &send));
         let items = std::iter::from_fn(|| receive.blocking_recv());
         let items = items.map(|item| match item {
-            Found::File(path) => path.display().to_string(),
+            Found::File(path, len) => {
+                assert_eq!(root_of.join(&path).metadata().unwrap().len(), len);
+                path.display().to_string()
+            }
             Found::Other => "other".to_owned(),
             Found::Error(error) => format!("error at {}", error.path),
         });

@@ -1,23 +1,40 @@
-//! A worker process: connects to its leader, digests the files it is asked to, and ends with its leader.
+//! A worker process: joins its leader's cohort by its rank, digests the files it is asked to, and ends with its
+//! membership.
 //!
-//! **Invariant**: it never outlives its leader. Its link's end is its own, however the leader ended.
+//! **Invariant**: it never outlives its leader. Its membership ends with its link, however the leader ended.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use dynamo_am::{ActiveMessageManager, Handler, LinkEvent, Raw};
+use dynamo_am::cohort::JoinError;
+use dynamo_am::{ActiveMessageManager, Handler};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::digest::digest_file;
+use super::digest::{Digest, PartDigest, digest_file, digest_part};
 use crate::args::WorkerArgs;
 use crate::exit::Failure;
 
-/// How a worker introduces itself, so that its leader can tell whose link this is.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Hello {
-    pub(crate) number: u32,
+/// The handler that does the work.
+pub(crate) const DIGEST: &str = "digest";
+
+/// What to read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Request {
+    /// The path as raw octets: file names need not be text.
+    pub(crate) path: Vec<u8>,
+    /// Start and length; the whole file without.
+    pub(crate) part: Option<(u64, u64)>,
+}
+
+/// What was found out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Answer {
+    Whole(Digest),
+    Part(PartDigest),
+    /// The part is not there any more, or was written to meanwhile.
+    Changed,
 }
 
 /// Works until the leader is gone.
@@ -30,19 +47,25 @@ pub(crate) async fn run(args: &WorkerArgs) -> Result<(), Failure> {
     let _interrupts = signal(SignalKind::interrupt())
         .map_err(|error| Failure::handler(format!("cannot listen for signals: {error}")))?;
     let node = ActiveMessageManager::builder().start().await?;
-    // The path as raw octets: file names need not be text.
-    let digest =
-        Handler::blocking("digest", |_cx, path: Raw| Ok(digest_file(Path::new(OsStr::from_bytes(&path)))?));
-    node.register(digest)?;
-    let client = node.client();
-    // Before the link begins, so that its end is among them.
-    let mut events = client.link_events();
-    let leader = client.connect(args.leader.as_str()).await?;
-    leader.confirm("hello", &Hello { number: args.number }).await?;
-    while let Some(event) = events.next().await {
-        if matches!(event, LinkEvent::Down { .. }) {
-            break;
-        }
-    }
+    node.register(Handler::blocking(DIGEST, |_cx, request: Request| Ok(digest(&request)?)))?;
+    let rank = args.number.checked_sub(1).and_then(|rank| usize::try_from(rank).ok());
+    let membership = node.client().join_cohort(args.leader.as_str(), rank).await.map_err(not_joined)?;
+    membership.ended().await;
     Ok(())
+}
+
+fn digest(request: &Request) -> std::io::Result<Answer> {
+    let path = Path::new(OsStr::from_bytes(&request.path));
+    Ok(match request.part {
+        None => Answer::Whole(digest_file(path)?),
+        Some((start, len)) => digest_part(path, start, len)?.map_or(Answer::Changed, Answer::Part),
+    })
+}
+
+fn not_joined(error: JoinError) -> Failure {
+    match error {
+        JoinError::Connect(error) => Failure::from(error),
+        JoinError::Refused(refusal) => Failure::handler(refusal.to_string()),
+        error => Failure::connection(error.to_string()),
+    }
 }
