@@ -143,7 +143,10 @@ async fn worker_node() -> ActiveMessageManager {
             }
             Ok(std::process::id())
         }),
-        Handler::unary("deliver", |_cx, n: u64| async move { Ok(DELIVERED.store(n, Ordering::SeqCst)) }),
+        Handler::unary("deliver", |_cx, n: u64| async move {
+            DELIVERED.store(n, Ordering::SeqCst);
+            Ok(())
+        }),
         Handler::unary("delivered", |_cx, (): ()| async move { Ok(DELIVERED.load(Ordering::SeqCst)) }),
         Handler::unary("runs", |_cx, (): ()| async move { Ok(RUNS.load(Ordering::SeqCst)) }),
         // How often it ran here; once it is told, it toils.
