@@ -9,7 +9,7 @@
 mod common;
 
 use std::process::Stdio;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::{PATIENCE, server, soon};
@@ -49,7 +49,11 @@ impl Process {
 
     /// A worker that asks for this rank.
     fn worker(endpoint: &str, rank: usize) -> Self {
-        Self::start("worker", &[(ENDPOINT, endpoint), ("RANK", &rank.to_string())])
+        Self::ranked("worker", endpoint, rank)
+    }
+
+    fn ranked(role: &str, endpoint: &str, rank: usize) -> Self {
+        Self::start(role, &[(ENDPOINT, endpoint), ("RANK", &rank.to_string())])
     }
 
     /// The next line meant for us.
@@ -94,6 +98,7 @@ fn as_another_process() {
                 "worker" => be_worker(false).await,
                 "spare" => be_worker(true).await,
                 "double" => be_double().await,
+                "walker" => be_walker().await,
                 other => panic!("no role `{other}`"),
             }
         };
@@ -138,6 +143,12 @@ async fn worker_node() -> ActiveMessageManager {
             }
             Ok(std::process::id())
         }),
+        Handler::unary("deliver", |_cx, n: u64| async move {
+            DELIVERED.store(n, Ordering::SeqCst);
+            Ok(())
+        }),
+        Handler::unary("delivered", |_cx, (): ()| async move { Ok(DELIVERED.load(Ordering::SeqCst)) }),
+        Handler::unary("runs", |_cx, (): ()| async move { Ok(RUNS.load(Ordering::SeqCst)) }),
         // How often it ran here; once it is told, it toils.
         Handler::unary("tally", |cx, is_told: bool| async move {
             if is_told {
@@ -161,6 +172,9 @@ async fn worker_node() -> ActiveMessageManager {
 
 /// How often this process ran a handler that counts.
 static RUNS: AtomicU32 = AtomicU32::new(0);
+
+/// What this process was given last.
+static DELIVERED: AtomicU64 = AtomicU64::new(0);
 
 async fn join(node: &ActiveMessageManager, is_spare: bool) -> Result<WorkerMembership, JoinError> {
     let options = JoinOptions { rank: rank_from_env().unwrap(), is_spare, ..JoinOptions::default() };
@@ -189,6 +203,16 @@ async fn be_double() {
     node.shutdown().await.unwrap();
 }
 
+/// Comes to one barrier after the other, until its membership ends.
+async fn be_walker() {
+    let node = worker_node().await;
+    let membership = join(&node, false).await.unwrap();
+    while membership.barrier().await.is_ok() {
+        RUNS.fetch_add(1, Ordering::SeqCst);
+    }
+    node.shutdown().await.unwrap();
+}
+
 /// A leader here, and workers in processes of their own.
 struct Crew {
     leader: ActiveMessageManager,
@@ -206,10 +230,14 @@ impl Crew {
     }
 
     async fn with(builder: CohortBuilder, size: usize) -> Self {
+        Self::of("worker", builder, size).await
+    }
+
+    async fn of(role: &str, builder: CohortBuilder, size: usize) -> Self {
         let leader = server().await;
         let cohort = builder.start(&leader.client()).unwrap();
         let endpoint = leader.endpoints()[0].to_string();
-        let workers = (0..size).map(|rank| Process::worker(&endpoint, rank)).collect();
+        let workers = (0..size).map(|rank| Process::ranked(role, &endpoint, rank)).collect();
         soon("readiness", cohort.wait_ready(PATIENCE)).await.unwrap();
         let events = cohort.events();
         Self { leader, cohort, events, workers, endpoint }
@@ -611,4 +639,29 @@ async fn a_killed_worker_that_hands_on_loses_no_answer_but_its_own() {
 #[tokio::test]
 async fn calls_that_a_killed_worker_has_handed_on_run_on_and_run_once() {
     check_that_a_lost_way_loses_one_rank(true).await;
+}
+
+#[tokio::test]
+async fn processes_reduce_and_meet_at_barriers_alike_flat_and_down_the_tree() {
+    for size in [1, 2, 3, 5, 8, 16, 33] {
+        let builder = LeaderWorkerCohort::builder().size(size).fan_out_width(1);
+        let crew = Crew::of("walker", builder, size).await;
+        let flat = crew.cohort.flat();
+        let sum: u64 = (0..size as u64).map(|rank| rank * rank).sum();
+        for (passed, cohort) in (0..).zip([&crew.cohort, &flat]) {
+            let square = |rank| rank as u64;
+            let reduced = cohort.all_reduce::<u64, u64>("square", square, |a, b| a + b, "deliver");
+            assert_eq!(soon("the sum", reduced).await, Ok(sum));
+            let delivered = soon("answers", cohort.gather::<u64>("delivered")).await;
+            assert_eq!(delivered, vec![Ok(sum); size]);
+            // Nobody passes without the leader, and then everybody does, once.
+            assert_eq!(soon("answers", cohort.gather::<u32>("runs")).await, vec![Ok(passed); size]);
+            soon("the barrier", cohort.barrier()).await.unwrap();
+            soon("the passing", async {
+                while cohort.gather::<u32>("runs").await != vec![Ok(passed + 1); size] {}
+            })
+            .await;
+        }
+        crew.end().await;
+    }
 }

@@ -380,8 +380,9 @@ async fn watch_leader(
 fn forget_dialled(weak: &Weak<Inner>, lost: InstanceId) {
     let Some(inner) = weak.upgrade() else { return };
     let mut dialled = inner.dialled.lock();
-    let Some(at) = dialled.iter().position(|peer| peer.instance_id() == lost) else { return };
-    let peer = dialled.swap_remove(at);
+    let Some(peer) = dialled.iter().find(|peer| peer.instance_id() == lost).cloned() else { return };
+    // Two calls at once may both have dialled it.
+    dialled.retain(|peer| peer.instance_id() != lost);
     let client = inner.client.clone();
     inner.client.spawn(async move { client.disconnect(&peer).await });
 }
