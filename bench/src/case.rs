@@ -11,6 +11,8 @@ use crate::spec::check;
 pub(crate) const PAYLOAD_LEN_MAX: usize = 64 << 20;
 /// Most calls that may be outstanding: one task each, so memory bounds it.
 const OUTSTANDING_MAX: usize = 65_536;
+/// Most workers of a cohort: all are nodes of one process, and a tree links them with each other.
+const COHORT_WORKERS_MAX: usize = 256;
 /// Most links of one measurement: with one address, as many as it has ports.
 const LINKS_MAX: usize = 16_384;
 
@@ -79,6 +81,16 @@ pub enum Flood {
     Other,
 }
 
+/// How a leader's call to all reaches its workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Route {
+    /// From the leader to each.
+    Flat,
+    /// Down a tree of workers.
+    Tree,
+}
+
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "workload", rename_all = "lowercase")]
@@ -124,6 +136,13 @@ pub enum Workload {
         /// Where the flood runs.
         flood: Flood,
     },
+    /// A leader's calls to all its workers, one `par_map` at a time.
+    Cohort {
+        /// Workers, 1 to 256, all of them nodes of one process.
+        ranks: usize,
+        /// How the calls reach them.
+        route: Route,
+    },
 }
 
 /// One row of the report, for each system.
@@ -139,9 +158,13 @@ pub struct Case {
 }
 
 impl Case {
-    /// Payloads of 64 bytes over tcp, or of 1 MiB for bulk.
+    /// Payloads of 64 bytes over tcp, of 1 MiB for bulk, and none for a cohort.
     pub const fn new(workload: Workload) -> Self {
-        let payload_bytes = if matches!(workload, Workload::Bulk { .. }) { 1 << 20 } else { 64 };
+        let payload_bytes = match workload {
+            Workload::Bulk { .. } => 1 << 20,
+            Workload::Cohort { .. } => 0,
+            _ => 64,
+        };
         Self { workload, transport: Transport::Tcp, payload_bytes }
     }
 
@@ -170,6 +193,15 @@ impl Case {
         match self.workload {
             Workload::Links { links, .. } | Workload::Idle { links } => links,
             Workload::Loaded { flood: Flood::Other } => 2,
+            Workload::Cohort { ranks, .. } => ranks,
+            _ => 1,
+        }
+    }
+
+    /// How many handlers run for one message, as the rows count messages: a cohort's is a call to all.
+    pub const fn handlers_per_message(&self) -> usize {
+        match self.workload {
+            Workload::Cohort { ranks, .. } => ranks,
             _ => 1,
         }
     }
@@ -204,6 +236,7 @@ impl Case {
                 outstanding,
                 links..=OUTSTANDING_MAX,
             ),
+            Workload::Cohort { ranks, .. } => check("ranks", "1 to 256", ranks, 1..=COHORT_WORKERS_MAX),
             Workload::Rtt { busy_poll: true, .. } if self.transport == Transport::Inproc => {
                 Err(RoleError::OutOfRange { what: "busy_poll", range: "off where no socket is", actual: 1 })
             }
@@ -238,6 +271,8 @@ impl fmt::Display for Case {
             Workload::Idle { links } => write!(f, " {links} links"),
             Workload::Loaded { flood: Flood::Same } => f.write_str(" same link"),
             Workload::Loaded { flood: Flood::Other } => f.write_str(" other link"),
+            Workload::Cohort { ranks, route: Route::Flat } => write!(f, " {ranks} ranks, flat"),
+            Workload::Cohort { ranks, route: Route::Tree } => write!(f, " {ranks} ranks, tree"),
         }
     }
 }
@@ -253,6 +288,7 @@ impl Workload {
             Self::Links { .. } => "links",
             Self::Idle { .. } => "idle",
             Self::Loaded { .. } => "loaded",
+            Self::Cohort { .. } => "cohort",
         }
     }
 }
@@ -278,6 +314,7 @@ mod tests {
             (Case::new(Workload::Links { links: 100, outstanding: 1000 }), "links tcp 64 B x1000, 100 links"),
             (Case::new(Workload::Idle { links: 5000 }), "idle tcp 64 B 5000 links"),
             (Case::new(Workload::Loaded { flood: Flood::Other }), "loaded tcp 64 B other link"),
+            (Case::new(Workload::Cohort { ranks: 16, route: Route::Tree }), "cohort tcp 0 B 16 ranks, tree"),
         ] {
             assert_eq!(case.to_string(), name);
         }
@@ -292,6 +329,7 @@ mod tests {
             (Case::new(Workload::Links { links: 0, outstanding: 1 }), "links"),
             (Case::new(Workload::Links { links: 10, outstanding: 9 }), "outstanding"),
             (Case::new(Workload::Idle { links: LINKS_MAX + 1 }), "links"),
+            (Case::new(Workload::Cohort { ranks: COHORT_WORKERS_MAX + 1, route: Route::Flat }), "ranks"),
             (Case { transport: Transport::Inproc, ..Case::new(busy) }, "busy_poll"),
         ] {
             let error = case.validate().unwrap_err().to_string();

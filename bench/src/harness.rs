@@ -93,6 +93,11 @@ fn notes(cases: &[Case]) -> Vec<String> {
         has(|case| matches!(case.workload, Workload::Loaded { .. })),
         "loaded: times are those of calls, one at a time; the rate counts them and the flood",
     );
+    note(
+        has(|case| matches!(case.workload, Workload::Cohort { .. })),
+        "cohort: a message is a call to all ranks; raw is a FuturesUnordered of plain calls to the same workers, \
+         which are nodes of one process; a tree of one rank is flat",
+    );
     notes
 }
 
@@ -164,10 +169,14 @@ impl Measured {
         }
         // Both ends count on their own, and a message is there only if both say so.
         let handled = outcome.handled.unwrap_or(after.handled.saturating_sub(before.handled));
+        let handled = handled / (case.handlers_per_message() as u64).max(1);
         let cpu_ns = outcome.cpu_ns.saturating_add(after.cpu_ns.saturating_sub(before.cpu_ns));
         let rss_grown_kib =
             outcome.rss_grown_kib + after.rss_kib.cast_signed() - before.rss_kib.cast_signed();
         let is_idle = matches!(case.workload, Workload::Idle { .. });
+        // In one process nobody can tell the leader's share.
+        let has_leader =
+            matches!(case.workload, Workload::Cohort { .. }) && case.transport != Transport::Inproc;
         Ok(Row {
             case,
             system,
@@ -179,6 +188,7 @@ impl Measured {
             peak_rss_kib: outcome.peak_rss_kib.saturating_add(after.peak_rss_kib),
             lost: outcome.sent.saturating_sub(outcome.done.min(handled)),
             link_kib: is_idle.then(|| rss_grown_kib as f64 / outcome.done as f64),
+            leader_cpu_us_per_msg: has_leader.then(|| outcome.cpu_ns as f64 / 1e3 / outcome.done as f64),
         })
     }
 }
@@ -194,7 +204,7 @@ fn median(mut rows: Vec<Row>) -> Option<Row> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::case::Place;
+    use crate::case::{Place, Route};
 
     fn outcome(sent: u64, done: u64) -> Outcome {
         Outcome {
@@ -234,6 +244,21 @@ mod tests {
         assert_eq!((lost(100, 100), lost(99, 100), lost(100, 97)), (0, 1, 3));
         let in_one_process = Outcome { handled: Some(98), ..outcome(100, 100) };
         assert_eq!(row(in_one_process, usage(0, 0), usage(0, 0)).lost, 2);
+    }
+
+    #[test]
+    fn a_cohorts_message_is_handled_when_all_ranks_have_and_its_leaders_cpu_is_told_apart() {
+        let case = Case::new(Workload::Cohort { ranks: 4, route: Route::Tree });
+        let measured = |handled: u64| Measured {
+            outcome: outcome(100, 100),
+            before: usage(0, 8),
+            after: usage(1_500_000, 8 + handled),
+        };
+        let row = measured(400).row(System::DynamoAm, case).unwrap();
+        assert_eq!((row.lost, row.cpu_us_per_msg, row.leader_cpu_us_per_msg), (0, 20.0, Some(5.0)));
+        assert_eq!(measured(399).row(System::DynamoAm, case).unwrap().lost, 1);
+        let inproc = Case { transport: Transport::Inproc, ..case };
+        assert_eq!(measured(400).row(System::Raw, inproc).unwrap().leader_cpu_us_per_msg, None);
     }
 
     #[test]

@@ -30,7 +30,7 @@ mod spec;
 mod usage;
 mod workloads;
 
-pub use case::{Callers, Case, Dispatch, Flood, Place, Transport, Workload};
+pub use case::{Callers, Case, Dispatch, Flood, Place, Route, Transport, Workload};
 pub use error::{BenchError, RoleError};
 pub use harness::{Progress, run};
 pub use options::BenchOptions;

@@ -25,12 +25,12 @@ pub(crate) fn grid(links: usize) -> (usize, usize) {
     (clients, links / clients)
 }
 
-fn builder(case: &Case) -> ManagerBuilder {
+pub(crate) fn builder(case: &Case) -> ManagerBuilder {
     let builder = ActiveMessageManager::builder().no_ipc();
     if case.busy_poll() { builder.busy_poll(PATIENCE) } else { builder }
 }
 
-fn endpoint(transport: Transport) -> String {
+pub(crate) fn endpoint(transport: Transport) -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     match transport {
         Transport::Tcp => "tcp://127.0.0.1:0".to_owned(),

@@ -1,6 +1,6 @@
 //! From what was asked for to the rows that are measured.
 
-use crate::case::{Callers, Case, Dispatch, Flood, Place, Transport, Workload};
+use crate::case::{Callers, Case, Dispatch, Flood, Place, Route, Transport, Workload};
 use crate::files;
 
 /// What a workload is called where one is chosen.
@@ -20,12 +20,22 @@ pub enum WorkloadName {
     Idle,
     /// Calls beside a flood.
     Loaded,
+    /// A leader's calls to all its workers.
+    Cohort,
 }
 
 impl WorkloadName {
     /// All of them, in the order of the report.
-    pub const ALL: [Self; 7] =
-        [Self::Rtt, Self::Concurrent, Self::Oneway, Self::Bulk, Self::Links, Self::Idle, Self::Loaded];
+    pub const ALL: [Self; 8] = [
+        Self::Rtt,
+        Self::Concurrent,
+        Self::Oneway,
+        Self::Bulk,
+        Self::Links,
+        Self::Idle,
+        Self::Loaded,
+        Self::Cohort,
+    ];
 
     /// The word for it.
     pub const fn as_str(self) -> &'static str {
@@ -37,6 +47,7 @@ impl WorkloadName {
             Self::Links => "links",
             Self::Idle => "idle",
             Self::Loaded => "loaded",
+            Self::Cohort => "cohort",
         }
     }
 
@@ -61,6 +72,10 @@ impl WorkloadName {
             Self::Links => [1, 100, 1000].map(|links| Workload::Links { links, outstanding: 1000 }).into(),
             Self::Idle => vec![Workload::Idle { links: 5000 }],
             Self::Loaded => [Flood::Other, Flood::Same].map(|flood| Workload::Loaded { flood }).into(),
+            Self::Cohort => [1, 4, 16, 64]
+                .into_iter()
+                .flat_map(|ranks| [Route::Flat, Route::Tree].map(|route| Workload::Cohort { ranks, route }))
+                .collect(),
         }
     }
 }
@@ -72,7 +87,7 @@ pub struct Plan {
     pub workloads: Vec<WorkloadName>,
     /// What carries them.
     pub transport: Transport,
-    /// Bytes of payload in each message, where it is not the workload's own: 64, or 1 MiB for bulk.
+    /// Bytes of payload in each message, where it is not the workload's own: 64, 1 MiB for bulk, none for cohort.
     pub payload_bytes: Option<usize>,
     /// Whether `rtt` is measured with busy polling too.
     pub busy_poll: bool,

@@ -74,10 +74,13 @@ pub struct Row {
     /// For idle links: memory that each has added to both processes, in KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link_kib: Option<f64>,
+    /// For a cohort: the CPU time of its leader's process alone, in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader_cpu_us_per_msg: Option<f64>,
 }
 
-/// The headings, each column's least width, and the last one's only where a row has something to say in it.
-const COLUMNS: [(&str, usize); 8] = [
+/// The headings, each column's least width, and the last two only where a row has something to say in them.
+const COLUMNS: [(&str, usize); 9] = [
     ("rate/s", 10),
     ("p50 us", 8),
     ("p99 us", 8),
@@ -86,6 +89,7 @@ const COLUMNS: [(&str, usize); 8] = [
     ("peak KiB", 8),
     ("lost", 5),
     ("KiB/link", 8),
+    ("leader us", 9),
 ];
 
 impl Report {
@@ -103,6 +107,9 @@ impl Report {
         let mut headings = COLUMNS.map(|(heading, _)| heading.to_owned());
         if self.results.iter().all(|row| row.link_kib.is_none()) {
             headings[7].clear();
+        }
+        if self.results.iter().all(|row| row.leader_cpu_us_per_msg.is_none()) {
+            headings[8].clear();
         }
         push_line(&mut text, label_width, "workload", "system", &headings);
         for rows in self.results.chunk_by(|a, b| a.case == b.case) {
@@ -128,7 +135,7 @@ impl Report {
 }
 
 impl Row {
-    fn cells(&self) -> [String; 8] {
+    fn cells(&self) -> [String; 9] {
         let micros = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |us| format!("{us:.1}"));
         [
             grouped(self.rate_per_s.round() as u64),
@@ -139,13 +146,18 @@ impl Row {
             grouped(self.peak_rss_kib),
             grouped(self.lost),
             self.link_kib.map_or_else(String::new, |kib| format!("{kib:.1}")),
+            self.leader_cpu_us_per_msg.map_or_else(String::new, |us| format!("{us:.1}")),
         ]
     }
 
-    fn ratio_cells(&self, raw: &Self) -> [String; 8] {
+    fn ratio_cells(&self, raw: &Self) -> [String; 9] {
         let ratio = |ours: Option<f64>, raw: Option<f64>| match (ours, raw) {
             (Some(ours), Some(raw)) if raw > 0.0 => format!("{:.2}x", ours / raw),
             _ => "-".to_owned(),
+        };
+        let where_known = |ours: Option<f64>, raw: Option<f64>| match (ours, raw) {
+            (None, None) => String::new(),
+            (ours, raw) => ratio(ours, raw),
         };
         [
             ratio(Some(self.rate_per_s), Some(raw.rate_per_s)),
@@ -155,15 +167,13 @@ impl Row {
             ratio(Some(self.cpu_us_per_msg), Some(raw.cpu_us_per_msg)),
             ratio(Some(self.peak_rss_kib as f64), Some(raw.peak_rss_kib as f64)),
             String::new(),
-            match (self.link_kib, raw.link_kib) {
-                (None, None) => String::new(),
-                (ours, raw) => ratio(ours, raw),
-            },
+            where_known(self.link_kib, raw.link_kib),
+            where_known(self.leader_cpu_us_per_msg, raw.leader_cpu_us_per_msg),
         ]
     }
 }
 
-fn push_line(text: &mut String, label_width: usize, label: &str, system: &str, cells: &[String; 8]) {
+fn push_line(text: &mut String, label_width: usize, label: &str, system: &str, cells: &[String; 9]) {
     let mut line = format!("{label:<label_width$}  {system:<9}");
     for (cell, (_, width)) in cells.iter().zip(COLUMNS) {
         line.push_str(&format!("  {cell:>width$}"));
@@ -188,7 +198,7 @@ fn grouped(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::case::{Dispatch, Place, Workload};
+    use crate::case::{Dispatch, Place, Route, Workload};
 
     fn row(system: System, rate_per_s: f64, p50_us: Option<f64>) -> Row {
         Row {
@@ -202,6 +212,7 @@ mod tests {
             peak_rss_kib: 4_096,
             lost: 0,
             link_kib: None,
+            leader_cpu_us_per_msg: None,
         }
     }
 
@@ -240,6 +251,20 @@ mod tests {
         let table = Report { results, ..report() }.table();
         let ends: Vec<_> = table.lines().filter_map(|line| line.split_whitespace().last()).collect();
         assert_eq!(ends.get(1..5), Some(&["KiB/link", "8.0", "20.0", "2.50x"][..]), "{table}");
+    }
+
+    #[test]
+    fn the_leaders_cpu_has_a_column_where_there_is_a_leader() {
+        let cohort = |system, us| Row {
+            case: Case::new(Workload::Cohort { ranks: 4, route: Route::Flat }),
+            leader_cpu_us_per_msg: Some(us),
+            ..row(system, 900.0, Some(50.0))
+        };
+        let results = vec![cohort(System::Raw, 20.0), cohort(System::DynamoAm, 30.0)];
+        let table = Report { results, ..report() }.table();
+        let ends: Vec<_> = table.lines().filter_map(|line| line.split_whitespace().last()).collect();
+        assert_eq!(ends.get(1..5), Some(&["us", "20.0", "30.0", "1.50x"][..]), "{table}");
+        assert!(!table.contains("KiB/link"), "{table}");
     }
 
     #[test]

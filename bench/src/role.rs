@@ -24,7 +24,7 @@ use dynamo_am::ActiveMessageManager;
 use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::case::Place;
+use crate::case::{Place, Workload};
 use crate::drive::Driver;
 use crate::error::RoleError;
 use crate::sample::{Outcome, Sample};
@@ -97,6 +97,10 @@ type Serving = (Vec<ActiveMessageManager>, Listening);
 
 async fn serve(spec: &RoleSpec) -> Result<Serving, RoleError> {
     match spec.system {
+        // Its baseline calls the same nodes.
+        _ if matches!(spec.case.workload, Workload::Cohort { .. }) => {
+            workloads::cohort::serve(spec.case).await
+        }
         System::Raw => raw::serve(spec.case).await.map(|server| (Vec::new(), server)),
         System::DynamoAm => node::serve(spec.case).await,
     }

@@ -8,8 +8,8 @@ use std::thread::{self, JoinHandle};
 
 use dynamo_am_bench::role::play;
 use dynamo_am_bench::{
-    Amount, Callers, Case, Dispatch, Flood, Outcome, Place, Role, RoleError, RoleSpec, System, Transport,
-    Usage, Workload,
+    Amount, Callers, Case, Dispatch, Flood, Outcome, Place, Role, RoleError, RoleSpec, Route, System,
+    Transport, Usage, Workload,
 };
 
 const WARM_UP: u64 = 10;
@@ -86,7 +86,8 @@ fn measure_in_one_process(system: System, case: Case, amount: Amount) -> Outcome
 }
 
 fn check(outcome: &Outcome, handled: u64, system: System, case: Case) {
-    assert_eq!((outcome.sent, handled), (outcome.done, outcome.done), "{system} {case}");
+    let handlers = outcome.done * case.handlers_per_message() as u64;
+    assert_eq!((outcome.sent, handled), (outcome.done, handlers), "{system} {case}");
     assert!(outcome.elapsed_ns > 0 && outcome.cpu_ns > 0, "{outcome:?}");
     let has_latencies = !matches!(case.workload, Workload::Oneway { .. });
     assert_eq!(outcome.p50_us.is_some(), has_latencies, "{system} {case}");
@@ -131,6 +132,21 @@ fn calls_beside_a_flood_are_counted_with_it() {
                 let case = Case { transport, ..Case::new(Workload::Loaded { flood }) };
                 let outcome = measure(system, case, Amount::Messages(100));
                 assert!(outcome.done > 100 + 1_000, "{system} {case}: {outcome:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cohorts_calls_reach_every_rank_once_by_the_route_of_the_row() {
+    for (transport, payload_bytes) in [(Transport::Tcp, 0), (Transport::Ipc, 100), (Transport::Inproc, 0)] {
+        for route in [Route::Flat, Route::Tree] {
+            for ranks in [1, 2, 3, 20] {
+                let case = Case::new(Workload::Cohort { ranks, route });
+                let case = Case { transport, payload_bytes, ..case };
+                for system in SYSTEMS {
+                    assert_eq!(measure(system, case, Amount::Messages(51)).done, 51, "{system} {case}");
+                }
             }
         }
     }

@@ -232,6 +232,7 @@ pub(crate) struct WorkerArgs {
 ///   links       one load over 1, 100 and 1000 links
 ///   idle        what each of 5000 idle links costs in memory
 ///   loaded      rtt beside a one-way flood, on another link and on the same
+///   cohort      par_map over 1, 4, 16 and 64 workers, flat and down a tree, beside plain calls
 ///
 /// Ends with 1 if a message was lost.
 #[derive(Debug, Args)]
@@ -246,7 +247,7 @@ pub(crate) struct BenchArgs {
     /// What carries the messages
     #[arg(long, value_enum, default_value_t = BenchTransport::Tcp)]
     pub(crate) transport: BenchTransport,
-    /// Octets of payload in each message, instead of 64, or 1 MiB for bulk
+    /// Octets of payload in each message, instead of 64, 1 MiB for bulk, none for cohort
     #[arg(long, value_name = "OCTETS", value_parser = clap::value_parser!(u32).range(0..=64 << 20))]
     pub(crate) payload: Option<u32>,
     /// Messages in each turn, instead of as many as 0.8 s allow
@@ -276,6 +277,7 @@ pub(crate) enum BenchWorkload {
     Links,
     Idle,
     Loaded,
+    Cohort,
 }
 
 /// What carries the messages of `am bench`.

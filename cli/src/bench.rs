@@ -95,6 +95,7 @@ impl From<BenchWorkload> for WorkloadName {
             BenchWorkload::Links => Self::Links,
             BenchWorkload::Idle => Self::Idle,
             BenchWorkload::Loaded => Self::Loaded,
+            BenchWorkload::Cohort => Self::Cohort,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! [`serve_raw`] pick by the case. (What our own server does is the same for all: `node::serve`.)
 
 mod bulk;
+pub(crate) mod cohort;
 mod concurrent;
 mod idle;
 mod links;
@@ -31,6 +32,7 @@ pub(crate) async fn connect_ours(case: Case, addresses: &[String]) -> Result<Box
         Workload::Links { outstanding, .. } => links::ours(case, outstanding, addresses).await,
         Workload::Idle { .. } => idle::ours(case, addresses).await,
         Workload::Loaded { flood } => loaded::ours(case, flood, addresses).await,
+        Workload::Cohort { ranks, route } => cohort::ours(case, ranks, route, addresses).await,
     }
 }
 
@@ -46,6 +48,7 @@ pub(crate) async fn connect_raw(case: Case, addresses: &[String]) -> Result<Box<
         Workload::Links { outstanding, .. } => links::raw(case, outstanding, addresses).await,
         Workload::Idle { .. } => idle::raw(case, addresses).await,
         Workload::Loaded { flood } => loaded::raw(case, flood, addresses).await,
+        Workload::Cohort { .. } => cohort::plain(case, addresses).await,
     }
 }
 
@@ -61,5 +64,6 @@ pub(crate) async fn serve_raw(case: Case, stream: Stream, handled: &Arc<AtomicU6
         Workload::Oneway { handler } => oneway::serve(handler, stream, handled).await,
         Workload::Bulk { .. } => bulk::serve(stream, handled).await,
         Workload::Loaded { .. } => raw::serve::mixed(stream, handled, CHUNK_LEN).await,
+        Workload::Cohort { .. } => Err(RoleError::Unexpected("a stream for workers that are nodes")),
     }
 }
