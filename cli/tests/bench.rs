@@ -101,6 +101,25 @@ fn busy_polling_is_measured_beside_sleeping() {
     assert_eq!((busy.count(), rows(&report).len()), (4, 8), "{report}");
 }
 
+#[test]
+fn a_cohort_is_measured_flat_and_as_a_tree_beside_plain_calls() {
+    let ended = run(&["bench", "cohort", "--count", "20", "--runs", "1", "--json", "-"]).expect(0);
+    let report: Value = serde_json::from_slice(&ended.stdout).unwrap();
+    let rows = rows(&report);
+    for ranks in [1, 4, 16, 64] {
+        for route in ["flat", "tree"] {
+            for system in ["raw", "dynamo-am"] {
+                let is_it =
+                    |row: &&Value| row["ranks"] == ranks && row["route"] == route && row["system"] == system;
+                let row = rows.iter().find(is_it).unwrap();
+                assert!(row["leader_cpu_us_per_msg"].as_f64() > Some(0.0), "{row}");
+                assert!(row["p999_us"].as_f64() > Some(0.0), "{row}");
+            }
+        }
+    }
+    assert_eq!(rows.len(), 16, "{report}");
+}
+
 /// The processes whose parent is `parent`.
 fn children(parent: u32) -> Vec<u32> {
     let tasks = format!("/proc/{parent}/task/{parent}/children");

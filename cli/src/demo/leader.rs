@@ -246,7 +246,7 @@ impl<'a> Job<'a> {
                             self.add_large(rank, large, &digest);
                         }
                         Joined::Changed => {
-                            self.changed.extend(book.large.remove(&file).map(|large| large.path))
+                            self.changed.extend(book.large.remove(&file).map(|large| large.path));
                         }
                     }
                 }
