@@ -97,6 +97,8 @@ pub use id::{Incarnation, InstanceId, InstanceIdError};
 pub use inspect::{LinkTables, NodeTables};
 pub use limits::Limits;
 #[cfg(feature = "runtime")]
+pub use runtime::cohort;
+#[cfg(feature = "runtime")]
 pub use runtime::{
     manager::{ActiveMessageManager, ManagerBuilder},
     node::{ShutdownPolicy, ShutdownRequest},

@@ -1,5 +1,6 @@
 //! The calling side: [`Client`] finds peers, [`Peer`] is one of them.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::builder::{MessageBuilder, NoPayload};
 use super::codec::{Decode, Encode, sent_codec, with_encoded};
 use super::context::Request;
+use super::handler::Handler;
 use super::link_event::LinkEvents;
 use super::port::{NodePort, Port, PortError, Probe, Waiting};
 use super::status::{FireAndForget, MessageStatus};
@@ -14,8 +16,8 @@ use crate::api::call_error::CallError;
 use crate::api::control::check_name;
 use crate::clock;
 use crate::endpoint::{Endpoint, EndpointError};
-use crate::error::ConnectError;
-use crate::id::InstanceId;
+use crate::error::{ConnectError, RegisterError};
+use crate::id::{Incarnation, InstanceId};
 use crate::proto::outgoing::Outgoing;
 use crate::wire::codes::DeliveryMode;
 
@@ -210,9 +212,44 @@ impl Client {
         self.node.link_events()
     }
 
+    /// Adds a handler to the node, as its manager's `register` does: for libraries that are handed a client.
+    ///
+    /// # Errors
+    ///
+    /// As the manager's, and when the node has ended.
+    pub fn register(&self, handler: Handler) -> Result<(), RegisterError> {
+        self.node.register(handler)
+    }
+
+    /// Removes a handler; what runs of it runs on. `false` when there is none of that name.
+    pub fn unregister(&self, name: &str) -> bool {
+        self.node.unregister(name)
+    }
+
+    /// Runs a task that belongs to the node: it is dropped where it waits when the node ends, and a drain does not
+    /// wait for it. On a node that has ended it does not begin.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.node.spawn(Box::pin(task));
+    }
+
     /// Begins a message to the handler of that name, fire-and-forget unless said otherwise.
     pub fn active_message<'a>(&self, handler: &'a str) -> MessageBuilder<'a, FireAndForget, NoPayload> {
         MessageBuilder::new(handler, self.scope.clone(), self.node.clone())
+    }
+
+    /// The same client, whose calls inherit nothing.
+    pub(crate) fn root(&self) -> Self {
+        Self { node: self.node.clone(), scope: Scope::Root }
+    }
+
+    /// What [`share`](Self::share) was given under this key, if it is still alive.
+    pub(crate) fn shared(&self, key: &str) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.node.shared(key)
+    }
+
+    /// Lets all clients of the node find a value, as long as somebody else keeps it alive.
+    pub(crate) fn share(&self, key: String, value: &Arc<dyn Any + Send + Sync>) {
+        self.node.share(key, value);
     }
 
     fn peer_of(&self, port: Arc<dyn Port>) -> Peer {
@@ -245,6 +282,13 @@ impl Peer {
     #[must_use]
     pub fn client(&self) -> Client {
         Client { node: self.node.clone(), scope: self.scope.clone() }
+    }
+
+    /// Which start of the instance it is, as of its last handshake: a process that comes back under the same
+    /// instance id has another.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.port.incarnation()
     }
 
     /// Where it listens, as it says itself.

@@ -35,6 +35,12 @@ impl Sender {
         self.instance
     }
 
+    /// Which start of the instance it is.
+    #[must_use]
+    pub const fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
     /// Whether it is a plain ZeroMQ client rather than one of our own nodes.
     #[must_use]
     pub const fn is_foreign(&self) -> bool {

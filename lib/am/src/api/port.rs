@@ -1,5 +1,6 @@
 //! What clients and contexts need of the runtime, as traits that it implements.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -9,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::handler::Handler;
 use super::link_event::LinkEvents;
 use crate::clock;
 use crate::endpoint::Endpoint;
-use crate::error::ConnectError;
+use crate::error::{ConnectError, RegisterError};
 use crate::id::{Incarnation, InstanceId};
 use crate::proto::outgoing::{Outgoing, PayloadSource};
 use crate::proto::pending::{Outcome, ReceiptReply};
@@ -120,6 +122,8 @@ pub(crate) fn millis(duration: Duration) -> u32 {
 pub(crate) trait Port: Send + Sync + fmt::Debug {
     /// Which peer.
     fn instance(&self) -> InstanceId;
+    /// Which start of it.
+    fn incarnation(&self) -> Incarnation;
     /// Puts a message into the send buffer, or says why not.
     fn try_send(&self, message: &Outgoing<'_>) -> Result<Ticket, PortError>;
 
@@ -168,4 +172,9 @@ pub(crate) trait NodePort: Send + Sync + fmt::Debug {
     fn peer(&self, instance: InstanceId) -> Option<Arc<dyn Port>>;
     fn disconnect(&self, instance: InstanceId) -> BoxFuture<'static, ()>;
     fn link_events(&self) -> LinkEvents;
+    fn register(&self, handler: Handler) -> Result<(), RegisterError>;
+    fn unregister(&self, name: &str) -> bool;
+    fn spawn(&self, task: BoxFuture<'static, ()>);
+    fn shared(&self, key: &str) -> Option<Arc<dyn Any + Send + Sync>>;
+    fn share(&self, key: String, value: &Arc<dyn Any + Send + Sync>);
 }

@@ -5,6 +5,7 @@
 pub mod backoff;
 pub mod budget;
 pub mod credit;
+pub mod membership;
 pub mod outgoing;
 pub mod payload;
 pub mod pending;

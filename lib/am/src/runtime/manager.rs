@@ -9,7 +9,7 @@ use super::accept::accept;
 use super::chance::Chance;
 use super::network_client::link_myself;
 use super::node::{Node, NodeParts, Places, Settings, ShutdownPolicy, ShutdownRequest};
-use super::registry::HandlerEvents;
+use super::registry::{HandlerEvents, register};
 use super::shutdown::{ShutdownError, shutdown};
 use super::{sweep, system_handlers};
 use crate::api::client::{Client, IntoEndpoint, Scope};
@@ -78,17 +78,7 @@ impl ActiveMessageManager {
     ///
     /// A name that is taken or not allowed, an option that the handler's kind does not have, too many handlers.
     pub fn register(&self, handler: Handler) -> Result<(), RegisterError> {
-        if self.node.is_draining() {
-            return Err(RegisterError::NodeStopped);
-        }
-        let name = handler.name().to_owned();
-        let registered = self.node.registry.register(handler, &self.node.limits);
-        if matches!(registered, Err(RegisterError::TooMany { .. })) {
-            self.node.counters.limits.reached("handlers_max");
-        }
-        registered?;
-        self.node.handler_waiters.registered(&name);
-        Ok(())
+        register(&self.node, handler)
     }
 
     /// Removes a handler; what runs of it runs on. `false` when there is none of that name.

@@ -7,6 +7,7 @@
 
 pub(crate) mod accept;
 pub(crate) mod chance;
+pub mod cohort;
 pub(crate) mod counters;
 pub(crate) mod dispatch;
 pub(crate) mod dispatcher;

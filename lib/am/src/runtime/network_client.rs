@@ -1,18 +1,24 @@
 //! Making links by dialling, and the node as its clients see it. Its counterparts are `accept` and `redial`.
 
+use std::any::Any;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::accept::{check_identity, is_same_start};
 use super::handshakes::Becoming;
 use super::link_task::{Origin, Shaken, retire, start_link};
 use super::node::Node;
 use super::peer::PeerCore;
+use super::registry::register;
+use crate::api::handler::Handler;
 use crate::api::link_event::{LinkEvent, LinkEvents};
 use crate::api::port::{BoxFuture, NodePort, Port, PortError, Probe};
 use crate::clock;
 use crate::endpoint::Endpoint;
-use crate::error::{ConnectAttempt, ConnectError};
+use crate::error::{ConnectAttempt, ConnectError, RegisterError};
 use crate::id::{Incarnation, InstanceId};
 use crate::proto::budget::Grant;
 use crate::transport::handshake::{ShakeError, Shaking, ping};
@@ -320,6 +326,8 @@ pub(crate) struct NodeHandle {
     incarnation: Incarnation,
     request_timeout: Duration,
     gone: Arc<PeerCore>,
+    /// What the node's clients share, by key.
+    shared: Mutex<BTreeMap<String, Weak<dyn Any + Send + Sync>>>,
 }
 
 impl NodeHandle {
@@ -332,6 +340,7 @@ impl NodeHandle {
             incarnation: node.incarnation,
             request_timeout: node.limits.request_timeout,
             gone: Arc::new(gone),
+            shared: Mutex::default(),
         }
     }
 
@@ -425,6 +434,31 @@ impl NodePort for NodeHandle {
             peer.give_up(PortError::Gone("disconnected on request".to_owned()));
             node.peers.write().remove(&instance);
         })
+    }
+
+    fn register(&self, handler: Handler) -> Result<(), RegisterError> {
+        let node = self.alive().ok_or(RegisterError::NodeStopped)?;
+        register(&node, handler)
+    }
+
+    fn unregister(&self, name: &str) -> bool {
+        self.alive().is_some_and(|node| node.registry.unregister(name))
+    }
+
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        if let Some(node) = self.alive() {
+            node.spawner.spawn(task);
+        }
+    }
+
+    fn shared(&self, key: &str) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.shared.lock().get(key).and_then(Weak::upgrade)
+    }
+
+    fn share(&self, key: String, value: &Arc<dyn Any + Send + Sync>) {
+        let mut shared = self.shared.lock();
+        shared.retain(|_, value| value.strong_count() > 0);
+        shared.insert(key, Arc::downgrade(value));
     }
 
     fn link_events(&self) -> LinkEvents {

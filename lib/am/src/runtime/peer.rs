@@ -322,6 +322,10 @@ impl Port for PeerCore {
         self.instance
     }
 
+    fn incarnation(&self) -> Incarnation {
+        Self::incarnation(self)
+    }
+
     #[inline]
     fn try_send(&self, message: &Outgoing<'_>) -> Result<Ticket, PortError> {
         let link = self.link.read();

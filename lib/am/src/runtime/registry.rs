@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, broadcast};
 use super::counters::HandlerCounters;
 use super::dispatch::batch::Batcher;
 use super::dispatch::gate::Gate;
+use super::node::Node;
 use crate::api::control::ContractInfo;
 use crate::api::control::check_name;
 use crate::api::handler::Handler;
@@ -82,6 +83,21 @@ impl HandlerEvents {
             }
         }
     }
+}
+
+/// Adds a user's handler to a node, and tells those who wait for it.
+pub(crate) fn register(node: &Node, handler: Handler) -> Result<(), RegisterError> {
+    if node.is_draining() {
+        return Err(RegisterError::NodeStopped);
+    }
+    let name = handler.name().to_owned();
+    let registered = node.registry.register(handler, &node.limits);
+    if matches!(registered, Err(RegisterError::TooMany { .. })) {
+        node.counters.limits.reached("handlers_max");
+    }
+    registered?;
+    node.handler_waiters.registered(&name);
+    Ok(())
 }
 
 /// The table of handlers.
