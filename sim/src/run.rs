@@ -25,7 +25,7 @@ const PEACE: Duration = Duration::from_secs(10);
 /// Unless handlers are still at work on what they had taken, as they are for less than this without a sign.
 const WORK_GAP: Duration = Duration::from_secs(2);
 /// What they had taken is done after this.
-const BACKLOG_MAX: Duration = Duration::from_secs(300);
+const BACKLOG_MAX: Duration = Duration::from_secs(10_000);
 /// Calls of a probe, all at once; the fewest that can wait for an answer at once are three.
 const PROBES: usize = 3;
 /// Octets a second on a network on which nothing goes on, for each node: PINGs and PONGs.
@@ -262,6 +262,9 @@ fn look_at(tables: &NodeTables, mut tell: impl FnMut(String)) {
         if !is_empty {
             tell(format!("{seen:?}"));
         }
+    }
+    if tables.has_unfinished {
+        tell("it has work left of links that have ended".to_owned());
     }
     for (peer, links) in tables.peers.iter().filter(|(_, links)| *links != 1) {
         tell(format!("it knows {peer}, which has {links} links"));

@@ -84,6 +84,7 @@ impl Scenario {
             }
             drawn
         };
+        let limits = if is_orderly { limits.into_iter().map(patient).collect() } else { limits };
         let large = if dice.per_mille(200) { 20 } else { 0 };
         if large > 0 {
             // What takes no time moves gigabytes in it.
@@ -197,6 +198,11 @@ fn orderly_faults(faults: NodeFaults, dice: &mut Dice) -> NodeFaults {
         thief: if has_thieves { 10 } else { 0 },
         ..NodeFaults::default()
     }
+}
+
+/// Nobody is closed for being slow.
+fn patient(limits: Limits) -> Limits {
+    Limits { slow_consumer_timeout: Limits::default().slow_consumer_timeout, ..limits }
 }
 
 fn limits(dice: &mut Dice) -> Limits {

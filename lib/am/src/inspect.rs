@@ -15,6 +15,8 @@ pub struct NodeTables {
     pub links: Vec<LinkTables>,
     /// Peers that it knows, and how many links each has.
     pub peers: Vec<(InstanceId, usize)>,
+    /// Whether something is still to do that came by links that have ended.
+    pub has_unfinished: bool,
     /// How long it has run by its own clock.
     pub uptime: Duration,
 }
@@ -29,6 +31,7 @@ impl ActiveMessageManager {
         NodeTables {
             links: links.iter().map(|link| link.tables()).collect(),
             peers: peers.iter().map(|peer| (peer.instance(), peer.links().len())).collect(),
+            has_unfinished: node.has_unfinished(),
             uptime: crate::clock::now().duration_since(node.started),
         }
     }

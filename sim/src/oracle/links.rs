@@ -2,13 +2,23 @@
 //! dead without a fault.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::Joined;
 use crate::log::{Entry, Event, Life};
 
+/// Two that come at once with one identity: it is whose handshake ends first.
+const MEETING: Duration = Duration::from_secs(1);
+
 pub(super) fn judge(joined: &Joined<'_>, violations: &mut Vec<String>) {
     let mut up: BTreeMap<(Life, &str), bool> = BTreeMap::new();
+    let mut since: BTreeMap<(Life, &str), Duration> = BTreeMap::new();
     for entry in joined.entries {
+        match &entry.event {
+            Event::Up(life, peer) => since.insert((*life, peer), entry.at),
+            Event::Down(life, peer, _) => since.remove(&(*life, peer)),
+            _ => None,
+        };
         match &entry.event {
             Event::Up(life, peer) if up.insert((*life, peer), true) == Some(true) => {
                 violations.push(format!("events: {life:?} was told twice that {peer} is up"));
@@ -35,7 +45,7 @@ pub(super) fn judge(joined: &Joined<'_>, violations: &mut Vec<String>) {
                         .push(format!("alive: {life:?} took {peer} for dead at {:?}: {reason}", entry.at));
                 }
             }
-            Event::Theft(victim, at, true) => theft(joined, entry, (*victim, *at), &up, violations),
+            Event::Theft(victim, at, true) => theft(joined, entry, (*victim, *at), &since, violations),
             _ => {}
         }
     }
@@ -46,7 +56,7 @@ fn theft(
     joined: &Joined<'_>,
     theft: &Entry,
     (victim, at): (u8, u8),
-    up: &BTreeMap<(Life, &str), bool>,
+    since: &BTreeMap<(Life, &str), Duration>,
     violations: &mut Vec<String>,
 ) {
     // Elsewhere a link may look dead for a while.
@@ -57,7 +67,7 @@ fn theft(
         joined.nodes.iter().rev().find(|(_, life, place)| life.slot == slot && place.at < theft.at)
     };
     let (Some((stolen, ..)), Some((_, life, _))) = (latest(victim), latest(at)) else { return };
-    if up.get(&(*life, stolen.as_str())) == Some(&true) {
+    if since.get(&(*life, stolen.as_str())).is_some_and(|at| *at + MEETING < theft.at) {
         violations.push(format!("identity: {life:?} let a thief of {victim} in, whose link was well"));
     }
 }

@@ -8,7 +8,6 @@ mod order;
 mod time;
 mod truth;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::log::{Done, End, Entry, Event, Life, Number};
@@ -80,8 +79,8 @@ pub(crate) struct Joined<'a> {
     pub(crate) draining: Vec<Life>,
     /// Nodes that ended before all was well, when, and whether all that they had to do was done.
     pub(crate) stopped: Vec<(Life, Place, bool)>,
-    /// When nodes were told that a peer is up.
-    pub(crate) ups: BTreeMap<Life, Vec<(String, Duration)>>,
+    /// Whose identity another process has, and where that was let in.
+    pub(crate) stolen: Vec<(u8, u8)>,
     /// Peace was made.
     pub(crate) is_well: bool,
 }
@@ -108,7 +107,7 @@ fn join<'a>(scenario: &'a Scenario, entries: &'a [Entry], violations: &mut Vec<S
         jumps: Vec::new(),
         draining: Vec::new(),
         stopped: Vec::new(),
-        ups: BTreeMap::new(),
+        stolen: Vec::new(),
         is_well: false,
     };
     for (index, entry) in entries.iter().enumerate() {
@@ -156,7 +155,7 @@ fn add(joined: &mut Joined<'_>, place: Place, event: &Event, violations: &mut Ve
         Event::Stopped(..) if joined.is_well => {}
         Event::Note(text) if text == "all is well" => joined.is_well = true,
         Event::Stopped(life, how) => joined.stopped.push((*life, place, how.contains("Ok(())"))),
-        Event::Up(life, peer) => joined.ups.entry(*life).or_default().push((peer.clone(), place.at)),
+        Event::Theft(victim, at, true) => joined.stolen.push((*victim, *at)),
         Event::Jump(jump) => joined.jumps.push((place, *jump)),
         Event::Wrong(text) => violations.push(text.clone()),
         _ => {}
@@ -187,14 +186,6 @@ impl Joined<'_> {
     /// Whether a node of that instance has ever begun to go in good order.
     pub(crate) fn goes(&self, instance: &str) -> bool {
         self.draining.iter().any(|life| self.instance(*life) == Some(instance))
-    }
-
-    /// Whether the caller of a message had just been told that its peer is up.
-    pub(crate) fn has_just_met(&self, message: &Message) -> bool {
-        self.ups.get(&message.by).into_iter().flatten().any(|(peer, at)| {
-            let sent = message.accepted.map_or(message.place.at, |place| place.at);
-            *peer == message.to && sent >= *at && sent <= *at + Duration::from_secs(1)
-        })
     }
 
     /// How far the clock jumped between two times, and a little for the tick after each.

@@ -1,7 +1,7 @@
 //! One sender's messages run in the order in which it sent them, within a link and across the two links that a
 //! pair of nodes has for a while; and an ordered handler runs one at a time for each sender.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Joined, Message, Ran};
@@ -47,6 +47,7 @@ const BYE_TIME_MAX: Duration = Duration::from_secs(15);
 fn breaks(joined: &Joined<'_>) -> Vec<Break> {
     let mut hosts = BTreeMap::new();
     let mut open = BTreeMap::<[u8; 2], Vec<u64>>::new();
+    let mut half_closed = BTreeSet::new();
     let mut breaks = Vec::new();
     for (index, entry) in joined.entries.iter().enumerate() {
         match &entry.event {
@@ -63,7 +64,10 @@ fn breaks(joined: &Joined<'_>) -> Vec<Break> {
             Event::Closed(conn) => {
                 if let Some((from, to)) = hosts.get(conn) {
                     breaks.push(Break { from: index, to: index, slots: [*from, *to] });
-                    open.entry([*from.min(to), *from.max(to)]).or_default().retain(|other| other != conn);
+                    // While only one end has left it, it stands for the other.
+                    if !half_closed.insert(*conn) {
+                        open.entry([*from.min(to), *from.max(to)]).or_default().retain(|other| other != conn);
+                    }
                 }
             }
             Event::Net(conn, what) if !what.starts_with("Stall") => {

@@ -56,6 +56,13 @@ fn lie(joined: &Joined<'_>, message: &Message, ended: Place, end: &End) -> Optio
         Some((_, done)) => Some(format!("its handler ended with {done:?}, or later")),
         None => Some("its handler has not ended".to_owned()),
     };
+    // Foreigners that were called answer anything, and run nothing.
+    let is_ours = joined.nodes.iter().any(|(instance, ..)| *instance == message.to);
+    let is_answer =
+        !matches!(end, End::NotSent(_) | End::Full | End::NotConnected | End::Sent | End::Receipt);
+    if !is_ours && is_answer {
+        return None;
+    }
     match end {
         End::NotSent(_) | End::Full | End::NotConnected => never_ran(),
         End::PeerLost(false) | End::Expired(false) | End::Cancelled(false) => never_ran(),
@@ -80,8 +87,6 @@ fn lie(joined: &Joined<'_>, message: &Message, ended: Place, end: &End) -> Optio
         }
         End::HandlerError(text) => Some(format!("no handler says `{text}`")),
         End::Panicked => done(&[Done::Panicked]),
-        // Foreigners that were called say anything.
-        End::Broken(_) if !joined.nodes.iter().any(|(instance, ..)| *instance == message.to) => None,
         End::Broken(text) => Some(format!("no honest peer does that: {text}")),
     }
 }

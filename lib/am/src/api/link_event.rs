@@ -23,7 +23,7 @@ pub enum LinkEvent {
         reason: String,
         /// Calls that were waiting for an answer.
         pending_calls: u64,
-        /// Octets that had not left.
+        /// Octets that had surely not left; what the socket was taking at that moment may have.
         unsent_len: u64,
         /// One-way messages of which nothing had left.
         one_way_unsent: u64,

@@ -13,7 +13,7 @@ use crate::clock;
 use crate::id::{Incarnation, InstanceId};
 use crate::proto::credit::Totals;
 use crate::transport::handshake::{ShakeError, Shaking};
-use crate::transport::link::LinkEnd;
+use crate::transport::link::{Link, LinkEnd};
 use crate::transport::{ByteStream, Listener};
 use crate::wire::zmtp::handshake::Role;
 use crate::wire::zmtp::properties::{AmHello, Hello};
@@ -67,6 +67,12 @@ async fn welcome(node: &Arc<Node>, stream: ByteStream, begun: Begun) {
     drop(begun);
     match shaken {
         Ok(Some((shaken, instance))) if !node.is_stopped() => {
+            // The process whose id it has may have come meanwhile.
+            if let Some(own) = &shaken.hello.own
+                && check_identity(node, instance, own.incarnation).await.is_err()
+            {
+                return;
+            }
             start_link(node, shaken, instance);
         }
         Ok(_) => {}
@@ -86,7 +92,7 @@ async fn shake(
     deadline: tokio::time::Instant,
 ) -> Result<Option<(Shaken, InstanceId)>, ShakeError> {
     let mut shaking = Shaking::new(Role::Listen, node.hello(Totals::default()));
-    let mut grant = None;
+    let mut answered = None;
     while shaking.advance(&mut stream, deadline).await? {
         if let Some(own) = shaking.peer().and_then(|peer| peer.own.clone()) {
             judge(node, &own).await.map_err(ShakeError::Refused)?;
@@ -95,11 +101,11 @@ async fn shake(
             .first_grant()
             .ok_or_else(|| ShakeError::Refused("no memory is left for another peer".to_owned()))?;
         let granted = node.granted(&taken);
-        grant = Some(taken);
+        answered = Some((taken, node.handshakes.become_link()));
         shaking.answer(granted.messages, granted.bytes);
     }
     let (hello, leftover) = shaking.finish()?;
-    let Some(grant) = grant else {
+    let Some((grant, becoming)) = answered else {
         return Err(ShakeError::Refused("the handshake ended without our answer".to_owned()));
     };
     let instance = match &hello.own {
@@ -107,7 +113,8 @@ async fn shake(
         Some(own) => own.instance,
         None => node.chance.instance(),
     };
-    let shaken = Shaken { stream, hello, leftover, grant, origin: Origin::Accepted, is_shortcut: false };
+    let origin = Origin::Accepted;
+    let shaken = Shaken { stream, hello, leftover, grant, origin, is_shortcut: false, becoming };
     Ok(Some((shaken, instance)))
 }
 
@@ -134,12 +141,21 @@ pub(crate) async fn check_identity(
     old.iter().for_each(|(_, link)| link.ping());
     node.wake_sweep();
     let deadline = clock::now() + node.limits.identity_probe_timeout;
-    while clock::now() < deadline && old.iter().any(|(_, link)| link.end_reason().is_none()) {
-        if old.iter().any(|(len, link)| link.end_reason().is_none() && link.received_len() != *len) {
+    while old.iter().any(|(_, link)| link.end_reason().is_none()) {
+        let is_late = clock::now() >= deadline;
+        // A link that is not read now, or whose PING waits behind other octets, shows nothing either way.
+        let lives = |(len, link): &(u64, Arc<Link>)| {
+            link.end_reason().is_none()
+                && (link.received_len() != *len || (is_late && (link.is_held() || link.is_writing())))
+        };
+        if old.iter().any(lives) {
             let reason = "another process claims the id of this peer, which is alive".to_owned();
             node.emit(LinkEvent::Refused { peer: instance, reason: reason.clone() });
             node.counters.identities_refused.increment(1);
             return Err(reason);
+        }
+        if is_late {
+            break;
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
     }

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,8 @@ pub(crate) struct Handshakes {
     count_max: usize,
     per_address_max: usize,
     state: Mutex<State>,
+    /// Streams on which READY was said and that are no links yet, dialled ones too.
+    becoming: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -47,7 +50,19 @@ impl Handshakes {
             count_max: limits.pending_handshakes_max.max(1),
             per_address_max: limits.pending_handshakes_per_address_max,
             state: Mutex::default(),
+            becoming: AtomicUsize::new(0),
         }
+    }
+
+    /// READY is about to be said on a stream.
+    pub(crate) fn become_link(self: &Arc<Self>) -> Becoming {
+        self.becoming.fetch_add(1, Ordering::AcqRel);
+        Becoming(Arc::clone(self))
+    }
+
+    /// Whether a stream on which READY was said has yet to become a link.
+    pub(crate) fn are_becoming(&self) -> bool {
+        self.becoming.load(Ordering::Acquire) > 0
     }
 
     /// Lets a connection begin its handshake; `None` when its address has too many under way. Addresses of this
@@ -103,6 +118,17 @@ pub(crate) struct Begun {
 impl Drop for Begun {
     fn drop(&mut self) {
         self.of.state.lock().remove(self.number);
+    }
+}
+
+/// A stream on which READY was said: its peer may take it for a link and send on it, so a node that goes waits for it to
+/// become one, and to be left in good order.
+#[derive(Debug)]
+pub(crate) struct Becoming(Arc<Handshakes>);
+
+impl Drop for Becoming {
+    fn drop(&mut self) {
+        self.0.becoming.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::handshakes::Becoming;
 use super::message_router::MessageRouter;
 use super::node::{LinkEntry, Node};
 use super::peer::PeerCore;
@@ -23,6 +24,10 @@ use crate::wire::zmtp::properties::{Hello, SocketType};
 
 /// A link that has lasted so long was a good one: should it be lost, redialling starts with short pauses again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(10);
+
+/// The first link of one dialler waits so long at most for what came on the second. The peer may wait on a third, so
+/// that two nodes could wait for each other.
+const SECOND_READ_FIRST: Duration = Duration::from_secs(1);
 
 /// How a link came about.
 #[derive(Debug, Clone)]
@@ -45,11 +50,13 @@ pub(crate) struct Shaken {
     pub(crate) origin: Origin,
     /// The short way to a peer that is linked already: it replaces that link.
     pub(crate) is_shortcut: bool,
+    /// Until it is a link.
+    pub(crate) becoming: Becoming,
 }
 
 /// Makes a link of a stream and starts its tasks. Gives its peer.
 pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId) -> Arc<PeerCore> {
-    let Shaken { stream, hello, leftover, grant, origin, is_shortcut } = shaken;
+    let Shaken { stream, hello, leftover, grant, origin, is_shortcut, becoming: _becoming } = shaken;
     let is_own = hello.own.is_some();
     let incarnation = hello.own.as_ref().map_or(Incarnation::from_bytes([0; 16]), |own| own.incarnation);
     let endpoints: Vec<Endpoint> =
@@ -79,13 +86,21 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
     node.spawner.spawn(async move { flusher.flush_loop().await });
     let duplicate = settle_duplicate(node, &peer, dialled);
     tracing::debug!(node = %node.instance, link = number, peer = %instance, dialled, ?duplicate, "a link begins");
+    let makes_room =
+        duplicate == Duplicate::Old || (duplicate == Duplicate::SameSide && dialled && !is_shortcut);
+    // The peer sends on it no more once it has our Bye, and goes on with the other. Where this node goes, it has that
+    // of the first before.
+    let is_read_first = makes_room && (duplicate == Duplicate::Old || !node.is_draining());
     let preferred = duplicate == Duplicate::New || (duplicate == Duplicate::SameSide && is_shortcut);
     let before = peer.link();
     if let Some(old) = before.as_ref().filter(|old| preferred || !old.is_usable()) {
         link.send_after(old);
     }
     // The peer may have sent on those before it came to this one.
-    let unread = |old: &Arc<Link>| old.is_retired() && !old.peer_said_bye() && old.end_reason().is_none();
+    let unread = |old: &Arc<Link>| {
+        let is_first = is_read_first && before.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, old));
+        old.is_retired() && !old.peer_said_bye() && old.end_reason().is_none() && !is_first
+    };
     peer.links().into_iter().filter(unread).for_each(|old| link.read_after(old));
     let replaced = {
         // Under the table's lock, so that the end of another link cannot take the peer out meanwhile.
@@ -93,12 +108,21 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
         if !matches!(origin, Origin::Myself) {
             peers.insert(instance, peer.clone());
         }
-        peer.attach(link.clone(), preferred)
+        peer.attach(link.clone(), preferred, |old| stands(node, old))
     };
     // Of two links the one that goes is read to its Bye first, so that order survives.
     match (&replaced, before) {
         (Some(old), _) => link.read_after(old.clone()),
-        (None, Some(kept)) if duplicate == Duplicate::Old => kept.read_after(link.clone()),
+        (None, Some(kept)) if is_read_first => {
+            kept.read_after(link.clone());
+            if duplicate == Duplicate::SameSide {
+                let second = link.clone();
+                node.spawner.spawn(async move {
+                    tokio::time::sleep(SECOND_READ_FIRST).await;
+                    kept.stop_waiting_for(&second);
+                });
+            }
+        }
         _ => {}
     }
     if !matches!(origin, Origin::Myself) && peer.announce(true) {
@@ -126,9 +150,7 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
     }
     if let Some(old) = replaced {
         retire(node, old, true);
-    } else if !matches!(origin, Origin::Myself)
-        && (duplicate == Duplicate::Old || (duplicate == Duplicate::SameSide && dialled))
-    {
+    } else if !matches!(origin, Origin::Myself) && makes_room {
         retire(node, link, true);
     }
     peer
@@ -183,12 +205,18 @@ enum Duplicate {
     Old,
 }
 
+/// Whether a link is the one by which the two ends reach each other. That of a node that is going is, for its peer, until
+/// that has read so.
+fn stands(node: &Node, link: &Link) -> bool {
+    link.is_usable() || (node.is_draining() && link.stands())
+}
+
 /// Of two links that cross, the one stays that the lower instance id dialled; both ends decide alike.
 fn settle_duplicate(node: &Node, peer: &PeerCore, new_is_dialled: bool) -> Duplicate {
     let we_are_lower = node.instance < peer.instance();
     match peer.link() {
         None => Duplicate::None,
-        Some(old) if !old.is_usable() => Duplicate::None,
+        Some(old) if !stands(node, &old) => Duplicate::None,
         Some(old) if old.settings().dialled == new_is_dialled => Duplicate::SameSide,
         Some(_) if new_is_dialled == we_are_lower => Duplicate::New,
         Some(_) => Duplicate::Old,
@@ -211,7 +239,7 @@ impl Life {
         self.is_over = true;
         let (node, peer, link) = (&self.node, &self.peer, &self.link);
         let pending_calls = link.pending_calls() as u64;
-        let unsent_len = link.waiting_len() as u64;
+        let unsent_len = link.unsent_len();
         // One that said goodbye has not failed.
         if clock::now().duration_since(self.since) >= HEALTHY_AFTER || link.peer_said_bye() {
             peer.redial_soon();
@@ -259,6 +287,7 @@ impl Life {
     fn close(&self, reason: LinkEnd) -> (bool, OneWayLosses) {
         self.link.end(reason);
         self.running.cancel_all();
+        self.node.leave_unfinished(&self.running);
         let losses = self.link.finish();
         self.node.links.lock().retain(|entry| !Arc::ptr_eq(&entry.link, &self.link));
         (self.peer.detach(&self.link, true), losses)

@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::accept::{check_identity, is_same_start};
+use super::handshakes::Becoming;
 use super::link_task::{Origin, Shaken, retire, start_link};
 use super::node::Node;
 use super::peer::PeerCore;
@@ -44,6 +45,7 @@ pub(crate) struct Dialled {
     pub(crate) hello: Hello,
     pub(crate) leftover: Vec<u8>,
     pub(crate) grant: Arc<Grant>,
+    pub(crate) becoming: Becoming,
 }
 
 /// Dials one endpoint and shakes hands. The caller bounds the time.
@@ -64,13 +66,17 @@ async fn dial(
             return Err(DialError::Failed(format!("nothing answers within {} ms", limit.as_millis())));
         }
     };
+    if node.is_draining() {
+        return Err(DialError::Refused(ConnectError::NodeStopped));
+    }
+    let becoming = node.handshakes.become_link();
     let mut shaking = Shaking::new(role, node.hello(granted));
     let broken = |error| DialError::Shake(Box::new(error));
     while shaking.advance(&mut stream, deadline).await.map_err(broken)? {
         shaking.answer(granted.messages, granted.bytes);
     }
     let (hello, leftover) = shaking.finish().map_err(broken)?;
-    Ok(Dialled { stream, hello, leftover, grant })
+    Ok(Dialled { stream, hello, leftover, grant, becoming })
 }
 
 /// As [`dial`], until `deadline`.
@@ -131,7 +137,7 @@ pub(crate) async fn connect(
     let mut attempts = Vec::new();
     for endpoint in &endpoints {
         let reason = match dial_until(&node, endpoint, Role::Dial, deadline).await {
-            Ok(Dialled { stream, hello, leftover, grant }) => {
+            Ok(Dialled { stream, hello, leftover, grant, becoming }) => {
                 let shaken = Shaken {
                     stream,
                     hello,
@@ -139,6 +145,7 @@ pub(crate) async fn connect(
                     grant,
                     origin: Origin::Dialled { endpoints: endpoints.clone(), is_foreign: false },
                     is_shortcut: false,
+                    becoming,
                 };
                 return adopt_dialled(&node, endpoint, shaken, expected).await;
             }
@@ -175,9 +182,6 @@ async fn adopt_dialled(
         node.emit(LinkEvent::Refused { peer: own.instance, reason: reason.clone() });
         return Err(failed(endpoint, reason));
     }
-    if node.is_draining() {
-        return Err(ConnectError::NodeStopped);
-    }
     let known = node.peers.read().get(&own.instance).cloned();
     let linked = known
         .filter(|known| known.incarnation() == own.incarnation)
@@ -185,8 +189,11 @@ async fn adopt_dialled(
     if let Some((known, link)) = &linked
         && link.settings().dialled
     {
-        // Nothing was sent on the new stream: it just ends, and disturbs nobody.
         known.set_redialled(true);
+        // The peer may have begun to send on the new one, which goes by the two Byes.
+        if node.has_room_for_link() {
+            start_link(node, shaken, own.instance);
+        }
         return Ok(known.clone());
     }
     check_room(node)?;
@@ -203,8 +210,8 @@ async fn adopt_dialled(
     // The peer may have begun to send on the first link, so that one is left by the two Byes, not dropped.
     let peer = start_link(node, shaken, own.instance);
     peer.set_redialled(true);
-    if let Some(Dialled { stream, hello, leftover, grant }) = shortcut {
-        let shaken = Shaken { stream, hello, leftover, grant, origin, is_shortcut: true };
+    if let Some(Dialled { stream, hello, leftover, grant, becoming }) = shortcut {
+        let shaken = Shaken { stream, hello, leftover, grant, origin, is_shortcut: true, becoming };
         start_link(node, shaken, own.instance);
     }
     Ok(peer)
@@ -243,9 +250,10 @@ async fn connect_foreign(node: Arc<Node>, endpoint: Endpoint) -> Result<Arc<dyn 
     check_room(&node)?;
     let deadline = tokio::time::Instant::now() + node.limits.connect_timeout;
     let dialled = dial_until(&node, &endpoint, Role::DialForeign, deadline).await;
-    let Dialled { stream, hello, leftover, grant } = dialled.map_err(|error| error.at(&endpoint))?;
+    let Dialled { stream, hello, leftover, grant, becoming } =
+        dialled.map_err(|error| error.at(&endpoint))?;
     let origin = Origin::Dialled { endpoints: vec![endpoint], is_foreign: true };
-    let shaken = Shaken { stream, hello, leftover, grant, origin, is_shortcut: false };
+    let shaken = Shaken { stream, hello, leftover, grant, origin, is_shortcut: false, becoming };
     let peer = start_link(&node, shaken, node.chance.instance());
     peer.set_redialled(true);
     Ok(peer)
@@ -298,7 +306,8 @@ pub(crate) fn link_myself(node: &Arc<Node>) {
             own: Some(node.hello(node.granted(&grant))),
         };
         let leftover = Vec::new();
-        let shaken = Shaken { stream, hello, leftover, grant, origin: Origin::Myself, is_shortcut: false };
+        let (origin, becoming) = (Origin::Myself, node.handshakes.become_link());
+        let shaken = Shaken { stream, hello, leftover, grant, origin, is_shortcut: false, becoming };
         start_link(node, shaken, node.instance);
     }
 }
@@ -395,7 +404,7 @@ impl NodePort for NodeHandle {
             peer.set_redialled(false);
             let links = peer.links();
             let pending_calls = links.iter().map(|link| link.pending_calls() as u64).sum();
-            let unsent_len = links.iter().map(|link| link.waiting_len() as u64).sum();
+            let unsent_len = links.iter().map(|link| link.unsent_len()).sum();
             let losses: Vec<_> = links.iter().map(|link| link.one_way_losses()).collect();
             for link in links {
                 peer.detach(&link, false);

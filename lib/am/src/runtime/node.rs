@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -111,6 +111,8 @@ pub(crate) struct Node {
     pub(crate) peers: RwLock<BTreeMap<InstanceId, Arc<PeerCore>>>,
     pub(crate) myself: OnceLock<Arc<PeerCore>>,
     pub(crate) links: Mutex<Vec<LinkEntry>>,
+    /// What is still to do of links that have ended, one for each that left something.
+    pub(crate) unfinished: Mutex<Vec<Weak<Running>>>,
     /// `None` after the node's end, so that readers see theirs.
     pub(crate) events: Mutex<Option<broadcast::Sender<LinkEvent>>>,
     pub(crate) spawner: Spawner,
@@ -167,6 +169,7 @@ impl Node {
             peers: RwLock::default(),
             myself: OnceLock::new(),
             links: Mutex::default(),
+            unfinished: Mutex::default(),
             events: Mutex::new(Some(broadcast::channel(link_events_kept).0)),
             spawner: Spawner::new(),
             counters: Counters::new(),
@@ -196,6 +199,18 @@ impl Node {
 
     pub(crate) fn is_stopped(&self) -> bool {
         self.state.load(Ordering::Acquire) == STOPPED
+    }
+
+    /// A link has ended. What came by it and is not done yet is done all the same, before this node goes.
+    pub(crate) fn leave_unfinished(&self, running: &Arc<Running>) {
+        let mut unfinished = self.unfinished.lock();
+        unfinished.retain(|left| left.strong_count() > 0);
+        unfinished.push(Arc::downgrade(running));
+    }
+
+    /// Whether something is still to do that came by links that have ended.
+    pub(crate) fn has_unfinished(&self) -> bool {
+        self.unfinished.lock().iter().any(|left| left.strong_count() > 0)
     }
 
     /// `true` for the first caller.

@@ -98,14 +98,19 @@ impl PeerCore {
         first.into_iter().chain(others).collect()
     }
 
-    /// A link has come. It becomes the one that messages leave by if there is none, or `preferred` says so; gives
-    /// the link that it replaced.
-    pub(crate) fn attach(&self, link: Arc<Link>, preferred: bool) -> Option<Arc<Link>> {
+    /// A link has come. It becomes the one that messages leave by if there is none that `stands`, or `preferred` says
+    /// so; gives the link that it replaced.
+    pub(crate) fn attach(
+        &self,
+        link: Arc<Link>,
+        preferred: bool,
+        stands: impl Fn(&Link) -> bool,
+    ) -> Option<Arc<Link>> {
         let replaced = {
             let mut current = self.link.write();
             let mut state = self.state.lock();
             state.gone = None;
-            if current.as_ref().is_some_and(|old| old.is_usable()) && !preferred {
+            if current.as_ref().is_some_and(|old| stands(old)) && !preferred {
                 state.others.push(link);
                 None
             } else {

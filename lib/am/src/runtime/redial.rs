@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::accept::check_identity;
 use super::link_task::{Origin, Shaken, start_link};
 use super::network_client::{Dialled, dial_until};
 use super::node::Node;
@@ -10,6 +11,7 @@ use crate::api::link_event::LinkEvent;
 use crate::api::port::{Port, PortError};
 use crate::endpoint::Endpoint;
 use crate::wire::zmtp::handshake::Role;
+use crate::wire::zmtp::properties::Hello;
 
 /// Starts to dial a lost peer again. Pauses grow from one loss to the next, until a link has lasted.
 pub(crate) fn redial(node: &Arc<Node>, peer: &Arc<PeerCore>, endpoints: Vec<Endpoint>, is_foreign: bool) {
@@ -51,7 +53,7 @@ async fn redial_once(
     let mut last = ("no endpoint is known".to_owned(), true);
     for endpoint in endpoints {
         let deadline = tokio::time::Instant::now() + node.limits.connect_timeout;
-        let Dialled { stream, hello, leftover, grant } =
+        let Dialled { stream, hello, leftover, grant, becoming } =
             match dial_until(node, endpoint, role, deadline).await {
                 Ok(dialled) => dialled,
                 Err(error) => {
@@ -64,14 +66,34 @@ async fn redial_once(
             node.emit(LinkEvent::Replaced { old: peer.instance(), new: found });
             peer.give_up(PortError::Gone(format!("instance {found} answers at {endpoint} now")));
             node.forget(peer);
+            // It may have begun to send on this stream, so it is a peer now, which is not dialled again.
+            let is_welcome = node.has_room_for_link() && is_another(node, &hello).await;
+            if is_welcome {
+                let origin = Origin::Dialled { endpoints: endpoints.to_vec(), is_foreign };
+                start_link(
+                    node,
+                    Shaken { stream, hello, leftover, grant, origin, is_shortcut: false, becoming },
+                    found,
+                );
+            }
             return Ok(());
         }
         let origin = Origin::Dialled { endpoints: endpoints.to_vec(), is_foreign };
         // The peer may have been forgotten meanwhile; those who hold it wait for this link.
         node.peers.write().entry(found).or_insert_with(|| peer.clone());
-        let shaken = Shaken { stream, hello, leftover, grant, origin, is_shortcut: false };
+        let shaken = Shaken { stream, hello, leftover, grant, origin, is_shortcut: false, becoming };
         start_link(node, shaken, found).set_redialled(true);
         return Ok(());
     }
     Err(last)
+}
+
+/// Whether a node that answered in the place of a peer is another one, and no thief of an id.
+async fn is_another(node: &Node, hello: &Hello) -> bool {
+    match &hello.own {
+        Some(own) if own.instance != node.instance => {
+            check_identity(node, own.instance, own.incarnation).await.is_ok()
+        }
+        _ => false,
+    }
 }

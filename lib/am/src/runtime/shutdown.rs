@@ -17,8 +17,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ShutdownError {
-    /// Handlers were still running when the drain limit passed; they were cancelled.
-    #[error("{links} links still had work running after {limit_ms} ms, which was cancelled")]
+    /// When the drain limit passed, handlers were still running, which were cancelled, or peers had not yet sent all
+    /// that they had begun, which is lost.
+    #[error("{links} links still had work under way after {limit_ms} ms, which was given up")]
     DrainTimeout {
         /// Links with unfinished work.
         links: usize,
@@ -37,26 +38,38 @@ pub(crate) async fn shutdown(node: &Arc<Node>) -> Result<(), ShutdownError> {
     node.handler_waiters.end();
     let limit = node.limits.drain_timeout;
     let deadline = Instant::now() + limit;
-    let links = node.links.lock().clone();
-    for entry in &links {
-        entry.link.say_bye(false);
-    }
-    let mut unfinished = 0;
-    for entry in &links {
-        if timeout_at(deadline, owes_nothing(&entry.link)).await.is_err() && !entry.link.owes_nothing() {
-            unfinished += 1;
-            node.counters.limits.reached("drain_timeout");
-            entry.running.cancel_all();
+    let (mut unfinished, mut links) = (0, Vec::new());
+    loop {
+        // Those that have begun since said Bye at once, and carry what their peers sent before they read it.
+        let is_known = |link: &Arc<Link>| links.iter().any(|known| Arc::ptr_eq(known, link));
+        let new: Vec<_> = node.links.lock().iter().filter(|entry| !is_known(&entry.link)).cloned().collect();
+        let is_over = !node.handshakes.are_becoming() && !node.has_unfinished();
+        let is_late = Instant::now() >= deadline;
+        if new.is_empty() && (is_over || is_late) {
+            unfinished += usize::from(!is_over);
+            break;
         }
+        for entry in new.iter().filter(|entry| !entry.link.is_retired()) {
+            entry.link.say_bye(false);
+        }
+        for entry in &new {
+            if timeout_at(deadline, owes_nothing(&entry.link)).await.is_err() {
+                unfinished += 1;
+                node.counters.limits.reached("drain_timeout");
+                entry.running.cancel_all();
+            }
+        }
+        links.extend(new.into_iter().map(|entry| entry.link));
+        sleep_until(Instant::now() + LOOK_INTERVAL).await;
     }
-    for entry in &links {
-        let _ = timeout_at(Instant::now() + LOOK_INTERVAL * 10, entry.link.drained()).await;
-        entry.link.shutdown_write();
+    for link in &links {
+        let _ = timeout_at(Instant::now() + LOOK_INTERVAL * 10, link.drained()).await;
+        link.shutdown_write();
     }
     // A close with unread octets would reset the connection and destroy answers on their way.
     let last = Instant::now() + LAST_WORDS;
-    for entry in &links {
-        let _ = timeout_at(last, entry.link.ending()).await;
+    for link in &links {
+        let _ = timeout_at(last, link.ending()).await;
     }
     node.stop();
     node.spawner.stopped().await;

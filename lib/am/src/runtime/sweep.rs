@@ -30,7 +30,7 @@ pub(crate) async fn run(node: Arc<Node>) {
     let mut idle_ticks = 0;
     let mut rest = Duration::ZERO;
     let silence_interval = silence_interval(&node);
-    let mut heap = HeapWatch::new();
+    let mut heap = HeapWatch::default();
     loop {
         let is_idle = idle_ticks >= IDLE_AFTER_TICKS;
         let pace = if is_idle { IDLE_TICK.min(silence_interval) } else { TICK };

@@ -193,3 +193,84 @@ impl Link {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, IoSlice};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Mutex, Weak};
+    use std::task::Context;
+
+    use super::*;
+    use crate::proto::budget::Budget;
+    use crate::proto::credit::Totals;
+    use crate::transport::StreamWriter;
+    use crate::transport::link::{LinkSettings, Ticks};
+
+    /// Asks the link what has not left while it takes it, and may then not take it.
+    #[derive(Default)]
+    struct Socket {
+        link: Mutex<Weak<Link>>,
+        unsent: Mutex<Vec<u64>>,
+        is_full: AtomicBool,
+    }
+
+    impl StreamWriter for Arc<Socket> {
+        fn try_write(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+            let link = self.link.lock().unwrap().upgrade().unwrap();
+            self.unsent.lock().unwrap().push(link.unsent_len());
+            if self.is_full.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            Ok(buffers.iter().map(|buffer| buffer.len()).sum())
+        }
+
+        fn poll_writable(&self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn shutdown(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn settings() -> LinkSettings {
+        let granted = [Totals { messages: 8, bytes: 1 << 20 }; 2];
+        LinkSettings {
+            own_peer: true,
+            dialled: true,
+            wants_envelope: false,
+            never_answers: false,
+            takes_no_messages: false,
+            peer_payload_len_max: 1 << 20,
+            payload_len_max: 1 << 20,
+            granted_by_peer: granted,
+            granted_to_peer: granted,
+            system_calls_max: 1,
+            pending_calls_max: 8,
+            send_buffer_len_max: 1 << 16,
+            skipped_len_max: 1 << 20,
+            pings_per_second_max: 8,
+            unknown_commands_per_second_max: 8,
+            useless_messages_per_second_max: 8,
+            slow_consumer_len: 1 << 16,
+            output_len_max: 1 << 16,
+            budget: Arc::new(Budget::new(1 << 20)),
+        }
+    }
+
+    /// The peer may have read it, answered and closed before the write returns.
+    #[test]
+    fn what_the_socket_is_taking_is_not_said_to_be_unsent() {
+        let socket = Arc::new(Socket::default());
+        let link = Link::new(1, settings(), Box::new(socket.clone()), Arc::<Ticks>::default());
+        *socket.link.lock().unwrap() = Arc::downgrade(&link);
+        link.say_bye(false);
+        assert_eq!(*socket.unsent.lock().unwrap(), [0]);
+        assert_eq!(link.unsent_len(), 0);
+        socket.is_full.store(true, Ordering::Relaxed);
+        link.ping();
+        assert_eq!(*socket.unsent.lock().unwrap(), [0, 0]);
+        assert_ne!(link.unsent_len(), 0, "the socket took nothing");
+    }
+}

@@ -89,6 +89,12 @@ impl Link {
         self.waits_for_turn() || self.shared.lock().held.is_some()
     }
 
+    /// Whether something waits for the socket, a PING as well.
+    pub fn is_writing(&self) -> bool {
+        let shared = self.shared.lock();
+        shared.writing || shared.ping_due
+    }
+
     pub(super) fn note_received(&self, len: usize) {
         self.received_len.fetch_add(len as u64, Ordering::Relaxed);
         self.received_tick.store(self.ticks.now(), Ordering::Relaxed);

@@ -284,6 +284,11 @@ impl Link {
         self.shared.lock().waiting_len()
     }
 
+    /// Octets that have surely not left.
+    pub fn unsent_len(&self) -> u64 {
+        self.shared.lock().unsent_len()
+    }
+
     /// Calls waiting for an answer from the peer.
     pub fn pending_calls(&self) -> usize {
         self.shared.lock().pending.len()
@@ -297,6 +302,13 @@ impl Link {
     /// Whether new Messages are no longer sent on it: one end said Bye.
     pub fn is_retired(&self) -> bool {
         self.shared.lock().retired
+    }
+
+    /// Whether it has not made room for another link, nor has the peer said Bye: of a node that is going, this is the
+    /// link by which its peers reach it still.
+    pub fn stands(&self) -> bool {
+        let shared = self.shared.lock();
+        !shared.closed && !shared.moved && !shared.peer_said_bye
     }
 
     /// Whether it can carry new Messages.

@@ -13,6 +13,13 @@ impl Link {
         self.after.lock().push(other);
     }
 
+    /// Waits for `other` no longer.
+    pub fn stop_waiting_for(&self, other: &Arc<Self>) {
+        self.after.lock().retain(|known| !Arc::ptr_eq(known, other));
+        let waiters = std::mem::take(&mut other.shared.lock().bye_waiters);
+        waiters.into_iter().for_each(Waker::wake);
+    }
+
     /// Sends no new Message on this link before the peer has said Bye on `other`, or that has ended: by then the peer
     /// knows of `other`, and reads it first. Before that it may not have ended its handshake there.
     pub fn send_after(self: &Arc<Self>, other: &Self) {
@@ -73,6 +80,7 @@ impl Link {
     pub fn say_bye(&self, moved: bool) {
         let mut shared = self.shared.lock();
         shared.retired = true;
+        shared.moved |= moved;
         if !shared.closed && !self.settings.takes_no_messages {
             shared.push_control(&Header::bye(moved), &[]);
         }

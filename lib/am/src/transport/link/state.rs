@@ -80,6 +80,8 @@ pub(super) struct Shared {
     pub(super) closed: bool,
     /// No new Messages: we or the peer said Bye.
     pub(super) retired: bool,
+    /// This end said that another link takes its place.
+    pub(super) moved: bool,
     pub(super) pending: Pending<Waker>,
     /// What is held for this link: queued output, and answers that their callers have not taken.
     account: Account,
@@ -143,6 +145,7 @@ impl Shared {
             told_written: 0,
             closed: false,
             retired: false,
+            moved: false,
             pending: Pending::new(settings.pending_calls_max),
             send_credit: settings.granted_by_peer.map(SendCredit::new),
             receive_credit: settings.granted_to_peer.map(ReceiveCredit::new),
@@ -208,6 +211,11 @@ impl Shared {
     /// Octets waiting, the batch under way and the rest of large payloads included.
     pub(super) fn waiting_len(&self) -> usize {
         self.queued_len() + self.large_len
+    }
+
+    /// Octets that have surely not left: all that waits, but for what the socket may be taking at this moment.
+    pub(super) fn unsent_len(&self) -> u64 {
+        self.queued - self.sent_to() + self.large_len as u64
     }
 
     /// Whether a write would have something to send that is worth it.
