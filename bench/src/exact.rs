@@ -111,7 +111,9 @@ pub fn main(counted: Counted) -> ExitCode {
         ["--only", only] => (false, *only),
         ["--quick", "--only", only] => (true, *only),
         _ => {
-            tell_error("usage: [--quick] [--only PART]: a form that ends in 3 minutes; ways whose name has PART");
+            tell_error(
+                "usage: [--quick] [--only PART]: a form that ends in 3 minutes; ways whose name has PART",
+            );
             return ExitCode::from(2);
         }
     };

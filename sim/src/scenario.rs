@@ -84,7 +84,7 @@ impl Scenario {
             }
             drawn
         };
-        let limits = if is_orderly { limits.into_iter().map(patient).collect() } else { limits };
+        let limits = if is_orderly { limits.iter().map(patient).collect() } else { limits };
         let large = if dice.per_mille(200) { 20 } else { 0 };
         if large > 0 {
             // What takes no time moves gigabytes in it.
@@ -201,8 +201,8 @@ fn orderly_faults(faults: NodeFaults, dice: &mut Dice) -> NodeFaults {
 }
 
 /// Nobody is closed for being slow.
-fn patient(limits: Limits) -> Limits {
-    Limits { slow_consumer_timeout: Limits::default().slow_consumer_timeout, ..limits }
+fn patient(limits: &Limits) -> Limits {
+    Limits { slow_consumer_timeout: Limits::default().slow_consumer_timeout, ..limits.clone() }
 }
 
 fn limits(dice: &mut Dice) -> Limits {

@@ -127,7 +127,11 @@ impl Reader {
             let step = self.decoder.step(&self.input[self.at..])?;
             if let Some(ShortMessage { header, payload }) = short {
                 let used = payload.end;
-                assert_eq!(step, Step::Message { header, payload, used }, "the short way says something else");
+                assert_eq!(
+                    step,
+                    Step::Message { header, payload, used },
+                    "the short way says something else"
+                );
             }
             assert!(self.decoder.held().header.capacity() <= 2 * HEADER_LEN_MAX);
             assert!(self.decoder.held().envelope.capacity() <= 2 * ENVELOPE_LEN_MAX);

@@ -49,25 +49,13 @@ fn orderly(joined: &Joined<'_>, violations: &mut Vec<String>) {
             continue;
         }
         let was_taken = message.accepted.is_some() && message.kind != Kind::Absent;
-        let is_lost = was_taken && message.mode == Mode::OneWay && message.runs.is_empty();
-        if is_lost && !was_late(joined, message) {
+        if was_taken && message.mode == Mode::OneWay && message.runs.is_empty() {
             violations.push(format!("drain: {name} was taken and never handled"));
         }
         if matches!(end, End::PeerLost(_)) && !message.is_nested {
             violations.push(format!("drain: {name} ended with {end:?} at {:?}", ended.at));
         }
     }
-}
-
-/// Whether its deadline may have passed while it waited for its handler, which was busy with earlier messages until then.
-fn was_late(joined: &Joined<'_>, message: &Message) -> bool {
-    let Some(accepted) = message.accepted else { return false };
-    joined.messages.iter().any(|earlier| {
-        let is_there = earlier.to == message.to && earlier.kind == message.kind;
-        let is_earlier = earlier.accepted.is_some_and(|place| place.index < accepted.index);
-        let is_long = || earlier.dones.iter().any(|(place, _)| place.at >= accepted.at + message.deadline);
-        is_there && is_earlier && is_long()
-    })
 }
 
 /// Whether its own node went meanwhile, or the other went before its handlers had ended, which its own limit allows.

@@ -97,6 +97,7 @@ fn features_are_gated_in_two_files_only() {
         assert_found(RUNTIME, code, "cfg(feature");
         assert_clean("lib/am/src/lib.rs", code);
         assert_clean("lib/am/src/transport/mod.rs", code);
+        assert_clean("bench/peers/src/systems/mod.rs", code);
     }
     assert_clean(RUNTIME, "#[cfg(test)]\nfn f() { let feature = 1; }");
 }

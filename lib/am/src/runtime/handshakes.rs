@@ -121,8 +121,8 @@ impl Drop for Begun {
     }
 }
 
-/// A stream on which READY was said: its peer may take it for a link and send on it, so a node that goes waits for it to
-/// become one, and to be left in good order.
+/// A stream on which READY was said: its peer may take it for a link and send on it, so a node that goes waits for it
+/// to become one, and to be left in good order.
 #[derive(Debug)]
 pub(crate) struct Becoming(Arc<Handshakes>);
 

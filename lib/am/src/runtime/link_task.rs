@@ -205,8 +205,8 @@ enum Duplicate {
     Old,
 }
 
-/// Whether a link is the one by which the two ends reach each other. That of a node that is going is, for its peer, until
-/// that has read so.
+/// Whether a link is the one by which the two ends reach each other. That of a node that is going is, for its peer,
+/// until that has read so.
 fn stands(node: &Node, link: &Link) -> bool {
     link.is_usable() || (node.is_draining() && link.stands())
 }

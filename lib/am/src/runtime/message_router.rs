@@ -187,7 +187,8 @@ impl MessageRouter {
         self.charge_any(header, header_len, payload_len)
     }
 
-    /// The same for any request: of a foreign peer, of a system handler, in parts, or at the end of the grant known here.
+    /// The same for any request: of a foreign peer, of a system handler, in parts, or at the end of the grant that is
+    /// known here.
     #[inline(never)]
     fn charge_any(
         &mut self,

@@ -112,7 +112,7 @@ struct Traffic {
 /// So many writes at one moment mean that nodes answer each other without end, and the clock would stand still.
 const WRITES_AT_ONCE_MAX: u32 = 2_000_000;
 /// So many in all do as well, over whatever time.
-const WRITES_MAX: u64 = 200_000_000;
+const WRITES_MAX: u64 = 60_000_000;
 
 impl Net {
     fn tell(&self, event: &NetEvent) {
