@@ -25,9 +25,12 @@ use crate::wire::zmtp::properties::{Hello, SocketType};
 /// A link that has lasted so long was a good one: should it be lost, redialling starts with short pauses again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 
-/// The first link of one dialler waits so long at most for what came on the second. The peer may wait on a third, so
-/// that two nodes could wait for each other.
+/// The first link of one dialler waits so long for what came on the second.
 const SECOND_READ_FIRST: Duration = Duration::from_secs(1);
+/// A link waits so long for another to be read to its Bye, unless that one still brings something.
+const READ_FIRST: Duration = Duration::from_secs(4);
+/// What comes by a link on which nothing but heartbeats passes, in that time, at most.
+const HEARTBEATS_LEN: u64 = 1024;
 
 /// How a link came about.
 #[derive(Debug, Clone)]
@@ -101,7 +104,7 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
         let is_first = is_read_first && before.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, old));
         old.is_retired() && !old.peer_said_bye() && old.end_reason().is_none() && !is_first
     };
-    peer.links().into_iter().filter(unread).for_each(|old| link.read_after(old));
+    peer.links().into_iter().filter(unread).for_each(|old| read_in_turn(node, &link, old, READ_FIRST));
     let replaced = {
         // Under the table's lock, so that the end of another link cannot take the peer out meanwhile.
         let mut peers = node.peers.write();
@@ -112,16 +115,10 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
     };
     // Of two links the one that goes is read to its Bye first, so that order survives.
     match (&replaced, before) {
-        (Some(old), _) => link.read_after(old.clone()),
+        (Some(old), _) => read_in_turn(node, &link, old.clone(), READ_FIRST),
         (None, Some(kept)) if is_read_first => {
-            kept.read_after(link.clone());
-            if duplicate == Duplicate::SameSide {
-                let second = link.clone();
-                node.spawner.spawn(async move {
-                    tokio::time::sleep(SECOND_READ_FIRST).await;
-                    kept.stop_waiting_for(&second);
-                });
-            }
+            let limit = if duplicate == Duplicate::SameSide { SECOND_READ_FIRST } else { READ_FIRST };
+            read_in_turn(node, &kept, link.clone(), limit);
         }
         _ => {}
     }
@@ -154,6 +151,26 @@ pub(crate) fn start_link(node: &Arc<Node>, shaken: Shaken, instance: InstanceId)
         retire(node, link, true);
     }
     peer
+}
+
+/// Reads `link` only when `first` has been read to its Bye. With dead links between them, two nodes could wait for each
+/// other so: who waits in vain goes on.
+fn read_in_turn(node: &Node, link: &Arc<Link>, first: Arc<Link>, limit: Duration) {
+    link.read_after(first.clone());
+    let link = link.clone();
+    node.spawner.spawn(async move {
+        loop {
+            let len = first.received_len();
+            tokio::time::sleep(limit).await;
+            if first.peer_said_bye() || first.end_reason().is_some() || link.end_reason().is_some() {
+                return;
+            }
+            let brings_something = first.received_len() > len + HEARTBEATS_LEN;
+            if !brings_something && !first.waits_for_room() {
+                return link.stop_waiting_for(&first);
+            }
+        }
+    });
 }
 
 /// A link carries no new messages any more: says goodbye, and closes it when nothing is owed either way. `moved`:

@@ -89,6 +89,11 @@ impl Link {
         self.waits_for_turn() || self.shared.lock().held.is_some()
     }
 
+    /// Whether it is not read because the peer has too much unfinished here.
+    pub fn waits_for_room(&self) -> bool {
+        self.shared.lock().held.is_some()
+    }
+
     /// Whether something waits for the socket, a PING as well.
     pub fn is_writing(&self) -> bool {
         let shared = self.shared.lock();
