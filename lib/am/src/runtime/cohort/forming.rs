@@ -130,12 +130,7 @@ pub(crate) async fn watch_links(core: Arc<Core>, mut events: LinkEvents) {
     let mut changes = core.changes();
     loop {
         let timeout = core.read(|book| book.membership.poll_timeout());
-        let passed = async {
-            match timeout {
-                Some(at) => tokio::time::sleep_until(at.into()).await,
-                None => std::future::pending().await,
-            }
-        };
+        let passed = clock::sleep_until(timeout);
         tokio::select! {
             biased;
             () = core.stop.cancelled() => return,

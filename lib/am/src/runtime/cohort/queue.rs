@@ -165,12 +165,7 @@ impl<R: Decode + Send + 'static> Queue<R> {
         let gives_up_at = self.stuck_since.map(|since| since + deadline).filter(|_| !self.waiting.is_empty());
         let wakes_at = self.resting.values().copied().chain(gives_up_at).min();
         let reads = !self.is_drained && self.waiting.is_empty() && (free.is_some() || is_stuck);
-        let timer = async {
-            match wakes_at {
-                Some(at) => tokio::time::sleep_until(at.into()).await,
-                None => std::future::pending().await,
-            }
-        };
+        let timer = clock::sleep_until(wakes_at);
         tokio::select! {
             biased;
             item = self.items.next(), if reads => match item {

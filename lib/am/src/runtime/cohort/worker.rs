@@ -346,12 +346,7 @@ async fn watch_leader(
         drop(inner);
         // A leader that is linked and gave no answer is asked again; of a new link there is an event.
         let wakes_at = given_up_at.map(|at| at.min(clock::now() + ASK_AGAIN));
-        let timer = async {
-            match wakes_at {
-                Some(at) => tokio::time::sleep_until(at.into()).await,
-                None => std::future::pending().await,
-            }
-        };
+        let timer = clock::sleep_until(wakes_at);
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
