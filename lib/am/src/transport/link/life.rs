@@ -86,7 +86,7 @@ impl Link {
 
     /// Whether we are the ones who do not read, because the peer has too much unfinished here.
     pub fn is_held(&self) -> bool {
-        self.waits_for_turn() || self.shared.lock().held.is_some()
+        self.waits_for_turn() || self.waits_for_room()
     }
 
     /// Whether it is not read because the peer has too much unfinished here.
