@@ -92,6 +92,10 @@ pub struct LinkSettings {
     pub budget: Arc<Budget>,
 }
 
+/// Credit that nothing takes along is sent after so many ticks. It is less than a quarter of a grant, so that nobody waits
+/// for it; and a busy link that takes its turn every few ticks must not pay for two writes instead of one.
+const OWED_TICKS_MAX: u64 = 10;
+
 /// The process's coarse clock: ticks of 10 ms, counted by the runtime's sweep while anything goes on.
 #[derive(Debug, Default)]
 pub struct Ticks(AtomicU64);
@@ -400,7 +404,7 @@ impl Link {
         }
     }
 
-    /// What the runtime's sweep does for each link: expires calls, sends credit that has been owed for a tick,
+    /// What the runtime's sweep does for each link: expires calls, sends credit that has been owed for long,
     /// and writes what its sender has left to a flusher that had no turn.
     /// Gives how many calls have expired.
     pub fn sweep(self: &Arc<Self>, now: Instant) -> usize {
@@ -409,7 +413,7 @@ impl Link {
         let expired = shared.expire_calls(now, &mut woken);
         let owed = self.settings.own_peer
             && shared.receive_credit.iter().any(ReceiveCredit::is_owed)
-            && shared.owed_since_tick < self.ticks.now();
+            && self.ticks.now().saturating_sub(shared.owed_since_tick) >= OWED_TICKS_MAX;
         if !shared.closed && !shared.writing && (owed || shared.has_work()) {
             self.write_now(shared, owed);
         } else {
