@@ -9,12 +9,12 @@ use crate::wire::zmtp::command;
 impl Link {
     /// Counts silence from now on.
     pub fn excuse_silence(&self) {
-        self.received_tick.store(self.ticks.now(), Ordering::Relaxed);
+        self.reading.received_tick.store(self.ticks.now(), Ordering::Relaxed);
     }
 
     /// Ticks since the last octet of the peer.
     pub fn silent_ticks(&self) -> u64 {
-        self.ticks.now().saturating_sub(self.received_tick.load(Ordering::Relaxed))
+        self.ticks.now().saturating_sub(self.reading.received_tick.load(Ordering::Relaxed))
     }
 
     /// How many silent ticks the peer's own PINGs allow it, if they say so.
@@ -34,7 +34,7 @@ impl Link {
 
     /// Octets received so far.
     pub fn received_len(&self) -> u64 {
-        self.received_len.load(Ordering::Relaxed)
+        self.reading.received_len.load(Ordering::Relaxed)
     }
 
     /// Owes the peer a PING, unless the last is younger than so many ticks.
@@ -101,8 +101,8 @@ impl Link {
     }
 
     pub(super) fn note_received(&self, len: usize) {
-        self.received_len.fetch_add(len as u64, Ordering::Relaxed);
-        self.received_tick.store(self.ticks.now(), Ordering::Relaxed);
+        self.reading.received_len.fetch_add(len as u64, Ordering::Relaxed);
+        self.reading.received_tick.store(self.ticks.now(), Ordering::Relaxed);
     }
 
     /// Owes the peer a PONG, instead of the one owed before. `ttl_ds` is how long, in tenths of a second, the

@@ -159,17 +159,26 @@ pub enum LinkEnd {
     NodeStopped,
 }
 
+/// What each read looks at, on one cache line: with a thousand busy links every line is a miss.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Reading {
+    /// Octets received, for silence: bytes, not frames, are signs of life.
+    received_len: AtomicU64,
+    received_tick: AtomicU64,
+    /// There may be something in `after`.
+    is_second: AtomicBool,
+    end: OnceLock<LinkEnd>,
+}
+
 /// One end of a connection to a peer.
 pub struct Link {
     number: u64,
     settings: LinkSettings,
     ticks: Arc<Ticks>,
     shared: Mutex<Shared>,
-    end: OnceLock<LinkEnd>,
+    reading: Reading,
     ended: CancellationToken,
-    /// Octets received, for silence: bytes, not frames, are signs of life.
-    received_len: AtomicU64,
-    received_tick: AtomicU64,
     /// Links of the same peer that must be read to their Byes before this one is read, so that order survives.
     after: Mutex<Vec<Arc<Link>>>,
     /// What the peer's PINGs ask for; 0 when they do not.
@@ -184,7 +193,7 @@ impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link")
             .field("number", &self.number)
-            .field("end", &self.end.get())
+            .field("end", &self.reading.end.get())
             .finish_non_exhaustive()
     }
 }
@@ -199,16 +208,19 @@ impl Link {
         ticks: Arc<Ticks>,
     ) -> Arc<Self> {
         let shared = Mutex::new(Shared::new(&settings, writer.into()));
-        let received_tick = AtomicU64::new(ticks.now());
+        let reading = Reading {
+            received_len: AtomicU64::new(0),
+            received_tick: AtomicU64::new(ticks.now()),
+            is_second: AtomicBool::new(false),
+            end: OnceLock::new(),
+        };
         Arc::new(Self {
             number,
             settings,
             ticks,
             shared,
-            end: OnceLock::new(),
+            reading,
             ended: CancellationToken::new(),
-            received_len: AtomicU64::new(0),
-            received_tick,
             after: Mutex::default(),
             ttl_ticks: AtomicU64::new(0),
             pinged: AtomicBool::new(false),
@@ -228,7 +240,7 @@ impl Link {
 
     /// Why it ended, once it has.
     pub fn end_reason(&self) -> Option<&LinkEnd> {
-        self.end.get()
+        self.reading.end.get()
     }
 
     /// Resolves when the link is to end; its tasks then stop.
@@ -238,7 +250,7 @@ impl Link {
 
     /// Ends the link: nothing more is sent, and the reader stops. The first reason stays.
     pub fn end(&self, reason: LinkEnd) {
-        let _ = self.end.set(reason);
+        let _ = self.reading.end.set(reason);
         let (senders, room, flusher, followers) = {
             let mut shared = self.shared.lock();
             shared.closed = true;

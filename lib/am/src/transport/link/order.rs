@@ -2,6 +2,7 @@
 //! and the Bye that ends one.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
 use super::Link;
@@ -10,7 +11,9 @@ use crate::wire::header::Header;
 impl Link {
     /// Reads this link only when the peer has said Bye on `other`, or that has ended.
     pub fn read_after(&self, other: Arc<Self>) {
-        self.after.lock().push(other);
+        let mut after = self.after.lock();
+        after.push(other);
+        self.reading.is_second.store(true, Ordering::Release);
     }
 
     /// Waits for `other` no longer.
@@ -25,7 +28,7 @@ impl Link {
     pub fn send_after(self: &Arc<Self>, other: &Self) {
         self.shared.lock().waits_to_send = true;
         let mut shared = other.shared.lock();
-        if shared.peer_said_bye || other.end.get().is_some() {
+        if shared.peer_said_bye || other.end_reason().is_some() {
             drop(shared);
             self.open_sends();
         } else {
@@ -44,11 +47,17 @@ impl Link {
     }
 
     /// Ready when this link may be read; see [`read_after`](Self::read_after).
+    #[inline]
     pub fn poll_turn(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.reading.is_second.load(Ordering::Acquire) { self.poll_second(cx) } else { Poll::Ready(()) }
+    }
+
+    #[cold]
+    fn poll_second(&self, cx: &Context<'_>) -> Poll<()> {
         let mut after = self.after.lock();
         while let Some(other) = after.last() {
             let mut shared = other.shared.lock();
-            if !shared.peer_said_bye && other.end.get().is_none() {
+            if !shared.peer_said_bye && other.end_reason().is_none() {
                 if !shared.bye_waiters.iter().any(|known| known.will_wake(cx.waker())) {
                     shared.bye_waiters.push(cx.waker().clone());
                 }
@@ -57,13 +66,14 @@ impl Link {
             drop(shared);
             after.pop();
         }
+        self.reading.is_second.store(false, Ordering::Release);
         Poll::Ready(())
     }
 
     /// Whether another link is read first.
     pub fn waits_for_turn(&self) -> bool {
         let after = self.after.lock();
-        after.iter().any(|other| !other.peer_said_bye() && other.end.get().is_none())
+        after.iter().any(|other| !other.peer_said_bye() && other.end_reason().is_none())
     }
 
     /// From now on no new Messages are sent on this link. Senders that wait for credit learn of it.

@@ -8,7 +8,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -165,6 +165,7 @@ impl<I: Inbound> Reader<'_, I> {
     async fn run(&mut self, busy_poll: Duration) -> LinkEnd {
         let link = self.link;
         let mut ending = pin!(link.ending());
+        let mut watcher: Option<Waker> = None;
         if !self.chunk.is_empty() {
             // What came behind the handshake has its turn as everything else.
             std::future::poll_fn(|cx| match self.inbound.poll_readable(cx) {
@@ -202,6 +203,13 @@ impl<I: Inbound> Reader<'_, I> {
                         if let Poll::Ready(read) = self.poll_read(cx) {
                             return Poll::Ready(Some(read));
                         }
+                        // Who is to be woken at the end knows that already, unless it is another task by now.
+                        if link.end_reason().is_none()
+                            && watcher.as_ref().is_some_and(|watcher| watcher.will_wake(cx.waker()))
+                        {
+                            return Poll::Pending;
+                        }
+                        watcher = Some(cx.waker().clone());
                         ending.as_mut().poll(cx).map(|()| None)
                     })
                     .await;

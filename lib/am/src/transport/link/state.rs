@@ -48,79 +48,80 @@ pub(super) struct WaitingSender {
 
 /// Everything that sending touches.
 pub(super) struct Shared {
+    // What every message touches comes first, and what few do last: a link that had no message for a while is cold.
     /// Filled by senders.
     pub(super) out: SendBuffer,
+    /// Octets of the stream so far: queued, and taken by the socket.
+    pub(super) queued: u64,
+    pub(super) written: u64,
+    /// What is held for this link: queued output, and answers that their callers have not taken.
+    account: Account,
+    pub(super) send_credit: [SendCredit; 2],
+    /// Senders that wait for credit, by what they wait for, so that none waits for another's account.
+    pub(super) senders: [VecDeque<WaitingSender>; QUEUES],
+    pub(super) pending: Pending<Waker>,
+    /// Messages sent, and one-way ones among them, whose ids count on.
+    pub(super) messages_sent: u64,
+    pub(super) one_way_queued: u64,
+    pub(super) receive_credit: [ReceiveCredit; 2],
+    /// What has come of the peer's requests, by account.
+    pub(super) received: [Totals; 2],
+    /// Where batches are written; `None` when the link is over.
+    pub(super) writer: Option<Arc<dyn StreamWriter>>,
     /// Empty, swapped in when `out` is taken for writing.
     pub(super) spare: SendBuffer,
-    /// A batch that the socket did not take whole, left to the flusher.
-    pub(super) handed: Option<(SendBuffer, Progress)>,
+    /// The newest PONG owed, as an encoded command.
+    pub(super) pong: Option<Vec<u8>>,
+    /// Those who wait for room in the buffer, or for it to be empty.
+    pub(super) room: Vec<Waker>,
+    /// The reader, when it waits for messages to be finished.
+    pub(super) held: Option<Waker>,
     /// Payloads over 1 MiB that are under way.
     pub(super) large: VecDeque<LargeOut>,
     /// Octets of them that are not queued yet.
     large_len: usize,
+    pub(super) flusher: Option<Waker>,
+    /// Since when credit is owed.
+    pub(super) owed_since_tick: u64,
+    pub(super) burst_tick: u64,
+    /// How many one-way messages may still be written by their sender in this tick.
+    pub(super) burst_left: u8,
     /// Somebody is writing, or a batch is handed to the flusher.
     pub(super) writing: bool,
     /// The flusher has been woken and has not run yet.
     pub(super) scheduled: bool,
-    pub(super) flusher: Option<Waker>,
-    /// Where batches are written; `None` when the link is over.
-    pub(super) writer: Option<Arc<dyn StreamWriter>>,
     /// A batch is with the socket at this moment: how much of it is taken is not known.
     pub(super) in_socket: bool,
-    /// Octets of the stream so far: queued, and taken by the socket.
-    pub(super) queued: u64,
-    pub(super) written: u64,
-    /// One-way messages queued so far; their ids count on.
-    pub(super) one_way_queued: u64,
-    /// Messages sent, and what of it and of `written` the metrics know.
-    pub(super) messages_sent: u64,
-    pub(super) told_messages: u64,
-    pub(super) told_written: u64,
     /// Sending is over: the link ended, or a write failed.
     pub(super) closed: bool,
     /// No new Messages: we or the peer said Bye.
     pub(super) retired: bool,
     /// This end said that another link takes its place.
     pub(super) moved: bool,
-    pub(super) pending: Pending<Waker>,
-    /// What is held for this link: queued output, and answers that their callers have not taken.
-    account: Account,
-    pub(super) send_credit: [SendCredit; 2],
-    pub(super) receive_credit: [ReceiveCredit; 2],
+    /// New Messages wait until the peer knows of the link that this one takes the place of.
+    pub(super) waits_to_send: bool,
+    pub(super) ping_due: bool,
+    pub(super) peer_said_bye: bool,
+    /// Requests that are running here and owe an answer.
+    pub(super) answering: i32,
     /// Calls of system handlers that the peer has not answered.
     pub(super) system_sent: u32,
     /// The peer's calls of system handlers that are unfinished here.
     pub(super) system_unfinished: u32,
-    /// Requests that are running here and owe an answer.
-    pub(super) answering: i32,
-    /// What has come of the peer's requests, by account.
-    pub(super) received: [Totals; 2],
-    /// The reader, when it waits for messages to be finished.
-    pub(super) held: Option<Waker>,
-    pub(super) peer_said_bye: bool,
+    /// What of `messages_sent` and of `written` the metrics know.
+    pub(super) told_messages: u64,
+    pub(super) told_written: u64,
+    /// A batch that the socket did not take whole, left to the flusher.
+    pub(super) handed: Option<(SendBuffer, Progress)>,
     /// The readers of links that are read after this one.
     pub(super) bye_waiters: Vec<Waker>,
-    /// New Messages wait until the peer knows of the link that this one takes the place of.
-    pub(super) waits_to_send: bool,
-    /// Links that wait so for this one.
+    /// Links that send after this one.
     pub(super) followers: Vec<Arc<Link>>,
-    /// Senders that wait for credit, by what they wait for, so that none waits for another's account.
-    pub(super) senders: [VecDeque<WaitingSender>; QUEUES],
     pub(super) next_ticket: u64,
-    /// Those who wait for room in the buffer, or for it to be empty.
-    pub(super) room: Vec<Waker>,
-    /// The newest PONG owed, as an encoded command.
-    pub(super) pong: Option<Vec<u8>>,
-    pub(super) ping_due: bool,
     /// When the peer was last seen to take what is sent, and how much it had taken then.
     pub(super) slow_mark: (Option<Instant>, u64),
     /// What had been written when this was last looked at, and the tick in which it was seen to change.
     pub(super) sent_mark: (u64, u64),
-    /// Since when credit is owed.
-    pub(super) owed_since_tick: u64,
-    /// How many one-way messages may still be written by their sender in this tick.
-    pub(super) burst_left: u8,
-    pub(super) burst_tick: u64,
 }
 
 impl Shared {
