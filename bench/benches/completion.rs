@@ -18,7 +18,8 @@ fn main() {
 fn complete(table: &mut Pending<usize>, ids: &mut Vec<u64>, count: usize, stride: usize, deadline: Instant) {
     ids.clear();
     for waiter in 0..count {
-        let id = table.insert(DeliveryMode::WithResponse, deadline, waiter as u64).expect("there is room");
+        let id =
+            table.insert(DeliveryMode::WithResponse, deadline, waiter as u64, None).expect("there is room");
         assert!(matches!(table.poll_outcome(id, |_| waiter), Polled::Waiting));
         ids.push(id);
     }
@@ -57,7 +58,7 @@ fn sweep(bencher: Bencher<'_, '_>, outstanding: usize) {
     let now = Instant::now();
     for at in 0..outstanding {
         let left = if at == 0 { Duration::ZERO } else { Duration::from_secs(30) };
-        table.insert(DeliveryMode::WithResponse, now + left, at as u64).expect("there is room");
+        table.insert(DeliveryMode::WithResponse, now + left, at as u64, None).expect("there is room");
     }
     let (mut woken, mut cancelled) = (Vec::new(), Vec::with_capacity(1));
     bencher.counter(ItemsCount::new(outstanding)).bench_local(|| {
@@ -66,6 +67,6 @@ fn sweep(bencher: Bencher<'_, '_>, outstanding: usize) {
         for id in cancelled.drain(..) {
             table.abandon(id);
         }
-        table.insert(DeliveryMode::WithResponse, now, 0).expect("its place is free")
+        table.insert(DeliveryMode::WithResponse, now, 0, None).expect("its place is free")
     });
 }

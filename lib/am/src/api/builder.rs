@@ -1,7 +1,7 @@
 //! A message as it is put together: [`MessageBuilder`], typed by its delivery mode.
 
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use super::client::{Peer, Scope};
@@ -9,9 +9,10 @@ use super::codec::{Decode, Encode, Raw, contract_name, sent_codec, with_encoded}
 use super::control::{
     EXTRA_KIND, EXTRA_REQUEST, EXTRA_RESPONSE, MessageId, RESERVED_EXTRA_PREFIX, ResponseType,
 };
-use super::port::{NodePort, PortError, Ticket, Waiting, millis};
+use super::port::{NodeFacts, PortError, Ticket, Waiting, millis};
 use super::status::{
-    Confirmed, FireAndForget, MessageStatus, Mode, WithReceipt, WithReceiptAndResponse, WithResponse,
+    Call, Confirmed, FireAndForget, MessageStatus, Mode, WithReceipt, WithReceiptAndResponse, WithResponse,
+    without_place,
 };
 use crate::api::call_error::{CallError, CallInfo, Refusal, TrySendError};
 use crate::api::control::check_name;
@@ -37,7 +38,7 @@ pub struct MessageBuilder<'a, M, P: ?Sized> {
     handler: &'a str,
     payload: &'a P,
     scope: Scope,
-    node: Arc<dyn NodePort>,
+    node: NodeFacts,
     codec: Option<Codec>,
     timeout: Option<Duration>,
     trace: Option<Trace>,
@@ -53,7 +54,7 @@ impl<M, P: ?Sized> std::fmt::Debug for MessageBuilder<'_, M, P> {
 }
 
 impl<'a> MessageBuilder<'a, FireAndForget, NoPayload> {
-    pub(crate) fn new(handler: &'a str, scope: Scope, node: Arc<dyn NodePort>) -> Self {
+    pub(crate) fn new(handler: &'a str, scope: Scope, node: NodeFacts) -> Self {
         Self {
             handler,
             payload: &NoPayload,
@@ -160,7 +161,7 @@ impl<'a, R, P: ?Sized> MessageBuilder<'a, WithResponse<R>, P> {
     }
 }
 
-impl<M: Mode, P: Encode + ?Sized> MessageBuilder<'_, M, P> {
+impl<'a, M: Mode, P: Encode + ?Sized> MessageBuilder<'a, M, P> {
     /// Sends the message: resolves once it is in the send buffer, waiting for the peer's credit, or for a link
     /// that is dialled again, up to the deadline.
     ///
@@ -180,7 +181,25 @@ impl<M: Mode, P: Encode + ?Sized> MessageBuilder<'_, M, P> {
 
     /// Sends the message if that needs no waiting; else [`send_later`](Self::send_later) takes what this gives.
     pub(crate) fn send_now(&self, peer: &Peer) -> Result<Result<MessageStatus<M>, Refused>, CallError> {
-        Ok(self.offer(peer)?.map(|ticket| self.status(peer, ticket)))
+        Ok(self.offer(peer, None)?.map(|ticket| self.status(peer, ticket)))
+    }
+
+    /// The same for a call whose answer the task of `cx` waits for from now on: it need not say so again.
+    pub(crate) fn call_now(
+        &self,
+        peer: &Peer,
+        cx: &Context<'_>,
+    ) -> Result<Result<Call<'a>, Refused>, CallError> {
+        let ticket = match self.offer(peer, Some(cx.waker()))? {
+            Ok(ticket) => ticket,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let id = self.id(&ticket);
+        let (handler, instance) = (self.handler, peer.instance_id());
+        let call = Call::new(id, ticket, handler.into(), instance, &self.scope);
+        let mut call = call.ok_or_else(|| without_place(handler, instance, id))?;
+        call.is_watched = true;
+        Ok(Ok(call))
     }
 
     /// Sends the message if that needs no waiting.
@@ -189,7 +208,7 @@ impl<M: Mode, P: Encode + ?Sized> MessageBuilder<'_, M, P> {
     ///
     /// [`TrySendError::Full`] and [`TrySendError::NotConnected`] where `send` would wait.
     pub fn try_send(self, peer: &Peer) -> Result<MessageStatus<M>, TrySendError> {
-        match self.offer(peer)? {
+        match self.offer(peer, None)? {
             Ok(ticket) => Ok(self.status(peer, ticket)),
             Err(Refused { error: PortError::Full, .. }) => Err(TrySendError::Full(self.info(peer))),
             Err(Refused { error: PortError::NotConnected, .. }) => {
@@ -217,7 +236,7 @@ impl<M: Mode, P: Encode + ?Sized> MessageBuilder<'_, M, P> {
                         handler: self.handler,
                         payload: &shared,
                         scope: self.scope.clone(),
-                        node: self.node.clone(),
+                        node: self.node,
                         codec: Some(codec),
                         timeout: self.timeout,
                         trace: self.trace,
@@ -234,8 +253,8 @@ impl<M: Mode, P: Encode + ?Sized> MessageBuilder<'_, M, P> {
         results
     }
 
-    /// Encodes the message and offers it to the peer's link.
-    fn offer(&self, peer: &Peer) -> Result<Result<Ticket, Refused>, CallError> {
+    /// Encodes the message and offers it to the peer's link; `watcher` is woken by the answer.
+    fn offer(&self, peer: &Peer, watcher: Option<&Waker>) -> Result<Result<Ticket, Refused>, CallError> {
         check_name(self.handler)
             .map_err(|reason| self.invalid(peer, format!("the handler's name is not allowed: {reason}")))?;
         let depth = self.scope.depth();
@@ -246,7 +265,7 @@ impl<M: Mode, P: Encode + ?Sized> MessageBuilder<'_, M, P> {
         if !self.extras.is_empty() || M::MODE.wants_receipt() {
             self.encode_extras(&mut extras).map_err(|reason| self.invalid(peer, reason))?;
         }
-        let timeout = self.timeout.unwrap_or_else(|| self.node.request_timeout());
+        let timeout = self.timeout.unwrap_or(self.node.request_timeout);
         // A one-way message is told its deadline only if the user set one: nobody waits for it.
         let tell = M::MODE.is_answered() || self.timeout.is_some() || depth > 0;
         let deadline = tell.then(|| self.scope.deadline(timeout));
@@ -267,7 +286,7 @@ impl<M: Mode, P: Encode + ?Sized> MessageBuilder<'_, M, P> {
                 extras: Some(extras.as_slice()).filter(|extras| !extras.is_empty()),
                 payload: source,
             };
-            peer.port.try_send(&message).map_err(|error| {
+            peer.port.try_send(&message, watcher).map_err(|error| {
                 let message = matches!(error, PortError::Full | PortError::NotConnected)
                     .then(|| Box::new(Waiting::new(&message, timeout)));
                 Refused { error, message }
@@ -325,8 +344,12 @@ impl<M: Mode, P: Encode + ?Sized> MessageBuilder<'_, M, P> {
     }
 
     fn status(&self, peer: &Peer, ticket: Ticket) -> MessageStatus<M> {
-        let id = MessageId::new(self.node.instance(), self.node.incarnation(), ticket.id);
+        let id = self.id(&ticket);
         MessageStatus::new(id, ticket, self.handler, peer.instance_id(), &self.scope)
+    }
+
+    fn id(&self, ticket: &Ticket) -> MessageId {
+        MessageId::new(self.node.instance, self.node.incarnation, ticket.id)
     }
 
     fn info(&self, peer: &Peer) -> Box<CallInfo> {

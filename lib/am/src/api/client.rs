@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::builder::{MessageBuilder, NoPayload};
@@ -95,7 +96,7 @@ pub struct Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("instance", &self.node.instance()).finish_non_exhaustive()
+        f.debug_struct("Client").field("instance", &self.node.facts().instance).finish_non_exhaustive()
     }
 }
 
@@ -107,7 +108,7 @@ impl Client {
     /// The node's own instance.
     #[must_use]
     pub fn instance_id(&self) -> InstanceId {
-        self.node.instance()
+        self.node.facts().instance
     }
 
     /// Connects to a node. Connected already, by whatever endpoint, it gives that peer and disturbs nothing. A
@@ -234,7 +235,7 @@ impl Client {
 
     /// Begins a message to the handler of that name, fire-and-forget unless said otherwise.
     pub fn active_message<'a>(&self, handler: &'a str) -> MessageBuilder<'a, FireAndForget, NoPayload> {
-        MessageBuilder::new(handler, self.scope.clone(), self.node.clone())
+        MessageBuilder::new(handler, self.scope.clone(), *self.node.facts())
     }
 
     /// The same client, whose calls inherit nothing.
@@ -319,15 +320,11 @@ impl Peer {
         payload: &(impl Encode + ?Sized),
     ) -> Result<R, CallError> {
         // The builder is put together and gone before the future waits, which would else carry it along.
-        let sent = self.message(handler).payload(payload).expect_response::<R>().send_now(self)?;
-        let status = match sent {
-            Ok(status) => status,
-            Err(refused) => {
-                let message = self.message(handler).payload(payload).expect_response::<R>();
-                message.send_later(self, refused).await?
-            }
-        };
-        status.response().await
+        let message = || self.message(handler).payload(payload).expect_response::<R>();
+        match std::future::poll_fn(|cx| Poll::Ready(message().call_now(self, cx))).await? {
+            Ok(mut call) => call.response().await,
+            Err(refused) => message().send_later(self, refused).await?.response().await,
+        }
     }
 
     /// Sends a one-way message. Resolves once it is in the send buffer, waiting for the peer's credit if need be.
@@ -371,10 +368,10 @@ impl Peer {
                 extras: None,
                 payload: source,
             };
-            match self.port.try_send(&message) {
+            match self.port.try_send(&message, None) {
                 Ok(_) => Offered::Sent,
                 Err(PortError::Full | PortError::NotConnected) => {
-                    Offered::Waits(Box::new(Waiting::new(&message, self.node.request_timeout())))
+                    Offered::Waits(Box::new(Waiting::new(&message, self.node.facts().request_timeout)))
                 }
                 Err(_) => Offered::Wrong,
             }
@@ -388,7 +385,11 @@ impl Peer {
     ///
     /// As [`call`](Self::call).
     pub async fn confirm(&self, handler: &str, payload: &(impl Encode + ?Sized)) -> Result<(), CallError> {
-        self.message(handler).payload(payload).confirmed().send(self).await?.ack().await
+        let message = || self.message(handler).payload(payload).confirmed();
+        match std::future::poll_fn(|cx| Poll::Ready(message().call_now(self, cx))).await? {
+            Ok(mut call) => call.ack().await,
+            Err(refused) => message().send_later(self, refused).await?.ack().await,
+        }
     }
 
     /// Whether the peer has a handler of that name, now or within `timeout`.
@@ -411,7 +412,7 @@ impl Peer {
     }
 
     fn message<'a>(&self, handler: &'a str) -> MessageBuilder<'a, FireAndForget, NoPayload> {
-        MessageBuilder::new(handler, self.scope.clone(), self.node.clone())
+        MessageBuilder::new(handler, self.scope.clone(), *self.node.facts())
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -124,8 +124,9 @@ pub(crate) trait Port: Send + Sync + fmt::Debug {
     fn instance(&self) -> InstanceId;
     /// Which start of it.
     fn incarnation(&self) -> Incarnation;
-    /// Puts a message into the send buffer, or says why not.
-    fn try_send(&self, message: &Outgoing<'_>) -> Result<Ticket, PortError>;
+    /// Puts a message into the send buffer, or says why not. `watcher` is woken by the answer as if it had asked for
+    /// it.
+    fn try_send(&self, message: &Outgoing<'_>, watcher: Option<&Waker>) -> Result<Ticket, PortError>;
 
     /// The short way of a one-way message: whether it was sent. If not, nothing was, and `try_send` says why.
     fn try_notify(&self, handler: &str, codec: Codec, payload: &[u8]) -> bool;
@@ -155,11 +156,17 @@ pub struct Probe {
     pub round_trip: Duration,
 }
 
+/// What each message says of the node that sends it, or goes by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NodeFacts {
+    pub(crate) instance: InstanceId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) request_timeout: Duration,
+}
+
 /// What a client needs of its node.
 pub(crate) trait NodePort: Send + Sync + fmt::Debug {
-    fn instance(&self) -> InstanceId;
-    fn incarnation(&self) -> Incarnation;
-    fn request_timeout(&self) -> Duration;
+    fn facts(&self) -> &NodeFacts;
     fn connect(
         &self,
         endpoints: Vec<Endpoint>,

@@ -1,5 +1,6 @@
 //! What became of a message: [`MessageStatus`], which offers just what the message asked for.
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::pin::pin;
@@ -86,24 +87,14 @@ impl<R: Decode> Mode for WithReceiptAndResponse<R> {
 #[derive(Debug)]
 pub struct MessageStatus<M> {
     id: MessageId,
-    call: Option<Call>,
+    call: Option<Call<'static>>,
     mode: PhantomData<fn(M)>,
 }
 
 impl<M: Mode> MessageStatus<M> {
     pub(crate) fn new(id: MessageId, ticket: Ticket, handler: &str, peer: InstanceId, scope: &Scope) -> Self {
-        let call = ticket.calls.map(|calls| Call {
-            calls,
-            number: ticket.id,
-            is_open: true,
-            outer: match scope {
-                Scope::Root => None,
-                Scope::Nested(request) => Some(request.clone()),
-            },
-            id,
-            handler: handler.into(),
-            peer,
-        });
+        let is_call = M::MODE.is_answered();
+        let call = is_call.then(|| Call::new(id, ticket, handler.to_owned().into(), peer, scope)).flatten();
         Self { id, call, mode: PhantomData }
     }
 }
@@ -115,16 +106,8 @@ impl<M> MessageStatus<M> {
         self.id
     }
 
-    fn into_call(self) -> Result<Call, CallError> {
-        self.call.ok_or_else(|| CallError::Protocol {
-            call: Box::new(CallInfo {
-                handler: String::new(),
-                // A status whose mode waits for something always has a call; `Port::try_send` gives it one.
-                peer: InstanceId::UNKNOWN,
-                id: self.id.to_string(),
-            }),
-            reason: "the message was sent without a place for its answer".to_owned(),
-        })
+    fn into_call(self) -> Result<Call<'static>, CallError> {
+        self.call.ok_or_else(|| without_place("", InstanceId::UNKNOWN, self.id))
     }
 }
 
@@ -140,10 +123,7 @@ impl MessageStatus<Confirmed> {
     /// Dropped, it gives up: the peer is told to cancel.
     pub async fn ack(self) -> Result<(), CallError> {
         let mut call = self.into_call()?;
-        match call.outcome().await? {
-            Outcome::Done => Ok(()),
-            outcome => Err(call.error(outcome)),
-        }
+        call.ack().await
     }
 }
 
@@ -216,19 +196,21 @@ impl<R: Decode> MessageStatus<WithReceiptAndResponse<R>> {
 
 /// One call's place in its link's slab.
 #[derive(Debug)]
-struct Call {
+pub(crate) struct Call<'a> {
     calls: Arc<dyn Calls>,
     number: u64,
     /// The slot is still ours.
     is_open: bool,
+    /// The task that waits was named when the message was sent, in the same turn of it.
+    pub(crate) is_watched: bool,
     /// The call that this one is made in: its cancellation is ours.
     outer: Option<Arc<Request>>,
     id: MessageId,
-    handler: Box<str>,
+    handler: Cow<'a, str>,
     peer: InstanceId,
 }
 
-impl Drop for Call {
+impl Drop for Call<'_> {
     fn drop(&mut self) {
         if self.is_open {
             self.calls.abandon(self.number);
@@ -236,10 +218,38 @@ impl Drop for Call {
     }
 }
 
-impl Call {
+/// A message whose mode waits for something always has a call; `Port::try_send` gives it one.
+pub(crate) fn without_place(handler: &str, peer: InstanceId, id: MessageId) -> CallError {
+    CallError::Protocol {
+        call: Box::new(CallInfo { handler: handler.to_owned(), peer, id: id.to_string() }),
+        reason: "the message was sent without a place for its answer".to_owned(),
+    }
+}
+
+impl<'a> Call<'a> {
+    pub(crate) fn new(
+        id: MessageId,
+        ticket: Ticket,
+        handler: Cow<'a, str>,
+        peer: InstanceId,
+        scope: &Scope,
+    ) -> Option<Self> {
+        let calls = ticket.calls?;
+        let outer = match scope {
+            Scope::Root => None,
+            Scope::Nested(request) => Some(request.clone()),
+        };
+        Some(Self { calls, number: ticket.id, is_open: true, is_watched: false, outer, id, handler, peer })
+    }
+
     async fn outcome(&mut self) -> Result<Outcome, CallError> {
-        let Self { calls, number, .. } = self;
-        let end = poll_fn(|cx| calls.poll_outcome(*number, cx));
+        let Self { calls, number, is_watched, .. } = self;
+        let end =
+            poll_fn(
+                |cx| {
+                    if std::mem::take(is_watched) { Poll::Pending } else { calls.poll_outcome(*number, cx) }
+                },
+            );
         let outcome = match &self.outer {
             None => Some(end.await),
             Some(outer) => unless_cancelled(outer, end).await,
@@ -253,7 +263,14 @@ impl Call {
         }
     }
 
-    async fn response<R: Decode>(&mut self) -> Result<R, CallError> {
+    pub(crate) async fn ack(&mut self) -> Result<(), CallError> {
+        match self.outcome().await? {
+            Outcome::Done => Ok(()),
+            outcome => Err(self.error(outcome)),
+        }
+    }
+
+    pub(crate) async fn response<R: Decode>(&mut self) -> Result<R, CallError> {
         match self.outcome().await? {
             Outcome::Response { codec, payload } => {
                 R::decode_owned(codec, payload).map_err(|error| CallError::BadResponse {

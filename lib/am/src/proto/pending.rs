@@ -150,13 +150,20 @@ impl<W> Pending<W> {
         self.len() == 0
     }
 
-    /// Makes a call of the message whose first octet will be at `offset`, and gives its id.
+    /// Makes a call of the message whose first octet will be at `offset`, and gives its id. `waiter` is who asks for its
+    /// end, where that is known already.
     ///
     /// # Errors
     ///
     /// When the table is full.
     #[inline]
-    pub fn insert(&mut self, mode: DeliveryMode, deadline: Instant, offset: u64) -> Result<u64, PendingFull> {
+    pub fn insert(
+        &mut self,
+        mode: DeliveryMode,
+        deadline: Instant,
+        offset: u64,
+        waiter: Option<W>,
+    ) -> Result<u64, PendingFull> {
         let index = match self.free.pop() {
             Some(index) => index,
             None if self.slots.len() < self.limit => {
@@ -169,7 +176,7 @@ impl<W> Pending<W> {
             self.earliest = Some(deadline);
         }
         let slot = &mut self.slots[index as usize];
-        slot.call = Some(Call { mode, deadline, offset, waiter: None, receipt: None, outcome: None });
+        slot.call = Some(Call { mode, deadline, offset, waiter, receipt: None, outcome: None });
         Ok(u64::from(slot.generation) << 32 | u64::from(index))
     }
 
@@ -376,9 +383,9 @@ mod tests {
         let payload = || Payload::copy_from(&[7; 1000]);
         let response = || Reply::Response { codec: Codec::Raw, payload: payload() };
         let receipt = || Reply::Receipt(ReceiptReply { status: 0, codec: Codec::Raw, payload: payload() });
-        let both = table.insert(DeliveryMode::WithReceiptAndResponse, later(), 0).unwrap();
-        let one = table.insert(DeliveryMode::WithResponse, later(), 0).unwrap();
-        let wrong = table.insert(DeliveryMode::Confirmed, later(), 0).unwrap();
+        let both = table.insert(DeliveryMode::WithReceiptAndResponse, later(), 0, None).unwrap();
+        let one = table.insert(DeliveryMode::WithResponse, later(), 0, None).unwrap();
+        let wrong = table.insert(DeliveryMode::Confirmed, later(), 0, None).unwrap();
         table.handle_reply(both, receipt());
         table.handle_reply(both, response());
         table.handle_reply(both, response());
@@ -403,7 +410,7 @@ mod tests {
     #[test]
     fn a_reply_wakes_its_caller_and_frees_the_slot_when_taken() {
         let mut table = Table::new(2);
-        let id = table.insert(DeliveryMode::WithResponse, later(), 0).unwrap();
+        let id = table.insert(DeliveryMode::WithResponse, later(), 0, None).unwrap();
         assert!(matches!(table.poll_outcome(id, |_| 7), Polled::Waiting));
         assert_eq!(table.handle_reply(id, response()), Some(Some(7)));
         assert_eq!(table.handle_reply(id, response()), None, "a second reply finds nobody");
@@ -414,9 +421,9 @@ mod tests {
     #[test]
     fn a_reply_for_an_earlier_use_of_the_slot_is_not_accepted() {
         let mut table = Table::new(1);
-        let old = table.insert(DeliveryMode::Confirmed, later(), 0).unwrap();
+        let old = table.insert(DeliveryMode::Confirmed, later(), 0, None).unwrap();
         assert!(table.abandon(old));
-        let new = table.insert(DeliveryMode::Confirmed, later(), 0).unwrap();
+        let new = table.insert(DeliveryMode::Confirmed, later(), 0, None).unwrap();
         assert_ne!(old, new);
         assert_eq!(table.handle_reply(old, Reply::Ack), None);
         assert_eq!(table.handle_reply(new, Reply::Ack), Some(None));
@@ -425,16 +432,16 @@ mod tests {
     #[test]
     fn the_table_is_bounded() {
         let mut table = Table::new(1);
-        table.insert(DeliveryMode::Confirmed, later(), 0).unwrap();
-        assert_eq!(table.insert(DeliveryMode::Confirmed, later(), 0), Err(PendingFull { limit: 1 }));
+        table.insert(DeliveryMode::Confirmed, later(), 0, None).unwrap();
+        assert_eq!(table.insert(DeliveryMode::Confirmed, later(), 0, None), Err(PendingFull { limit: 1 }));
     }
 
     #[test]
     fn a_lost_link_tells_what_can_have_left_by_the_offset() {
         let mut table = Table::new(4);
-        let left = table.insert(DeliveryMode::Confirmed, later(), 10).unwrap();
-        let stayed = table.insert(DeliveryMode::Confirmed, later(), 20).unwrap();
-        let answered = table.insert(DeliveryMode::Confirmed, later(), 0).unwrap();
+        let left = table.insert(DeliveryMode::Confirmed, later(), 10, None).unwrap();
+        let stayed = table.insert(DeliveryMode::Confirmed, later(), 20, None).unwrap();
+        let answered = table.insert(DeliveryMode::Confirmed, later(), 0, None).unwrap();
         table.handle_reply(answered, Reply::Ack);
         assert!(matches!(table.poll_outcome(left, |_| 1), Polled::Waiting));
         let mut woken = Vec::new();
@@ -449,7 +456,7 @@ mod tests {
     fn one_deadline_covers_receipt_and_response() {
         let mut table = Table::new(4);
         let now = Instant::now();
-        let id = table.insert(DeliveryMode::WithReceiptAndResponse, now, 0).unwrap();
+        let id = table.insert(DeliveryMode::WithReceiptAndResponse, now, 0, None).unwrap();
         let receipt = ReceiptReply { status: 0, codec: Codec::Raw, payload: Payload::empty() };
         table.handle_reply(id, Reply::Receipt(receipt));
         assert!(matches!(table.poll_receipt(id, |_| 1), Polled::Ready(Ok(_))));
@@ -466,7 +473,7 @@ mod tests {
         for (mode, reply) in [(DeliveryMode::Confirmed, response()), (DeliveryMode::WithResponse, Reply::Ack)]
         {
             let mut table = Table::new(1);
-            let id = table.insert(mode, later(), 0).unwrap();
+            let id = table.insert(mode, later(), 0, None).unwrap();
             table.handle_reply(id, reply);
             assert!(matches!(table.poll_outcome(id, |_| 1), Polled::Ready(Outcome::Unexpected(_))));
         }

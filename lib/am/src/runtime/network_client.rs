@@ -15,11 +15,11 @@ use super::peer::PeerCore;
 use super::registry::register;
 use crate::api::handler::Handler;
 use crate::api::link_event::{LinkEvent, LinkEvents};
-use crate::api::port::{BoxFuture, NodePort, Port, PortError, Probe};
+use crate::api::port::{BoxFuture, NodeFacts, NodePort, Port, PortError, Probe};
 use crate::clock;
 use crate::endpoint::Endpoint;
 use crate::error::{ConnectAttempt, ConnectError, RegisterError};
-use crate::id::{Incarnation, InstanceId};
+use crate::id::InstanceId;
 use crate::proto::budget::Grant;
 use crate::transport::handshake::{ShakeError, Shaking, ping};
 use crate::transport::link::LinkEnd;
@@ -322,9 +322,7 @@ pub(crate) fn link_myself(node: &Arc<Node>) {
 #[derive(Debug)]
 pub(crate) struct NodeHandle {
     node: Weak<Node>,
-    instance: InstanceId,
-    incarnation: Incarnation,
-    request_timeout: Duration,
+    facts: NodeFacts,
     gone: Arc<PeerCore>,
     /// What the node's clients share, by key.
     shared: Mutex<BTreeMap<String, Weak<dyn Any + Send + Sync>>>,
@@ -336,9 +334,11 @@ impl NodeHandle {
         gone.give_up(PortError::Stopped("this node has shut down"));
         Self {
             node: Arc::downgrade(node),
-            instance: node.instance,
-            incarnation: node.incarnation,
-            request_timeout: node.limits.request_timeout,
+            facts: NodeFacts {
+                instance: node.instance,
+                incarnation: node.incarnation,
+                request_timeout: node.limits.request_timeout,
+            },
             gone: Arc::new(gone),
             shared: Mutex::default(),
         }
@@ -354,16 +354,8 @@ impl NodeHandle {
 }
 
 impl NodePort for NodeHandle {
-    fn instance(&self) -> InstanceId {
-        self.instance
-    }
-
-    fn incarnation(&self) -> Incarnation {
-        self.incarnation
-    }
-
-    fn request_timeout(&self) -> Duration {
-        self.request_timeout
+    fn facts(&self) -> &NodeFacts {
+        &self.facts
     }
 
     fn connect(

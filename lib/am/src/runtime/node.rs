@@ -8,12 +8,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, broadcast, watch};
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::chance::Chance;
@@ -25,6 +25,7 @@ use super::peer::PeerCore;
 use super::registry::Registry;
 use super::running::Running;
 use super::spawner::Spawner;
+use super::sweep::Sleep;
 use crate::api::link_event::LinkEvent;
 use crate::api::port::{NodePort, Port};
 use crate::clock;
@@ -126,8 +127,7 @@ pub(crate) struct Node {
     pub(crate) drain_token: CancellationToken,
     pub(crate) shutdown_request: watch::Sender<Option<ShutdownRequest>>,
     pub(crate) started: Instant,
-    pub(crate) sweep_wake: Notify,
-    pub(crate) sweep_is_idle: AtomicBool,
+    pub(crate) sweep: Arc<Sleep>,
     /// For contexts and clients made by the runtime itself.
     pub(crate) handle: OnceLock<Arc<dyn NodePort>>,
     /// Socket files to remove even when no task gets another turn.
@@ -180,8 +180,7 @@ impl Node {
             drain_token: CancellationToken::new(),
             shutdown_request: watch::channel(None).0,
             started: clock::now(),
-            sweep_wake: Notify::new(),
-            sweep_is_idle: AtomicBool::new(false),
+            sweep: Arc::default(),
             handle: OnceLock::new(),
             ipc_files: Mutex::default(),
             next_link: AtomicU64::new(1),
@@ -259,9 +258,7 @@ impl Node {
     /// The sweep must look sooner than it meant to.
     #[inline]
     pub(crate) fn wake_sweep(&self) {
-        if self.sweep_is_idle.load(Ordering::Relaxed) {
-            self.sweep_wake.notify_one();
-        }
+        self.sweep.wake();
     }
 
     /// Whether another link may be made.

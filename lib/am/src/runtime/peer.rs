@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::Waker;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -9,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::dispatch::lane::Lanes;
 use super::node::Node;
+use super::sweep::Sleep;
 use crate::api::port::{BoxFuture, Calls, Port, PortError, Ticket, Waiting};
 use crate::clock;
 use crate::endpoint::Endpoint;
@@ -38,6 +40,7 @@ pub(crate) struct PeerCore {
     /// The pauses before it is dialled again.
     backoff: Mutex<Backoff>,
     pub(crate) lanes: Arc<Lanes>,
+    sweep: Arc<Sleep>,
 }
 
 #[derive(Debug)]
@@ -73,6 +76,7 @@ impl PeerCore {
             is_redialled: AtomicBool::new(false),
             backoff: Mutex::new(Backoff::up_to(node.limits.redial_wait_max)),
             lanes: node.lanes.of(instance),
+            sweep: node.sweep.clone(),
         }
     }
 
@@ -327,15 +331,13 @@ impl Port for PeerCore {
     }
 
     #[inline]
-    fn try_send(&self, message: &Outgoing<'_>) -> Result<Ticket, PortError> {
+    fn try_send(&self, message: &Outgoing<'_>, watcher: Option<&Waker>) -> Result<Ticket, PortError> {
         let link = self.link.read();
         let Some(link) = link.as_ref() else { return Err(self.without_link()) };
-        match link.try_send(message) {
+        match link.try_send(message, watcher) {
             Ok(id) => {
-                if message.mode.is_answered()
-                    && let Some(node) = self.node.upgrade()
-                {
-                    node.wake_sweep();
+                if message.mode.is_answered() {
+                    self.sweep.wake();
                 }
                 Ok(Self::ticket(message, link, id))
             }

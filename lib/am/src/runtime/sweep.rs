@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::Notify;
 
 use super::heap::HeapWatch;
 use super::node::Node;
@@ -23,6 +25,24 @@ const LATE: Duration = Duration::from_millis(500);
 /// Silence is looked at so often at least: it is noticed late by as much.
 const SILENCE_INTERVAL_MAX: Duration = Duration::from_millis(100);
 
+/// The sweep's sleep while there is nothing to do. Senders hold it rather than the node, whose count they would all
+/// move with each call.
+#[derive(Debug, Default)]
+pub(crate) struct Sleep {
+    wake: Notify,
+    is_idle: AtomicBool,
+}
+
+impl Sleep {
+    /// The sweep must look sooner than it meant to.
+    #[inline]
+    pub(crate) fn wake(&self) {
+        if self.is_idle.load(Ordering::Relaxed) {
+            self.wake.notify_one();
+        }
+    }
+}
+
 /// Runs until the node stops.
 pub(crate) async fn run(node: Arc<Node>) {
     let mut last = clock::now();
@@ -34,11 +54,11 @@ pub(crate) async fn run(node: Arc<Node>) {
     loop {
         let is_idle = idle_ticks >= IDLE_AFTER_TICKS;
         let pace = if is_idle { IDLE_TICK.min(silence_interval) } else { TICK };
-        node.sweep_is_idle.store(is_idle, Ordering::Relaxed);
-        let woken = tokio::time::timeout(pace, node.sweep_wake.notified()).await.is_ok();
+        node.sweep.is_idle.store(is_idle, Ordering::Relaxed);
+        let woken = tokio::time::timeout(pace, node.sweep.wake.notified()).await.is_ok();
         if woken {
             idle_ticks = 0;
-            node.sweep_is_idle.store(false, Ordering::Relaxed);
+            node.sweep.is_idle.store(false, Ordering::Relaxed);
         }
         let now = clock::now();
         let elapsed = now.duration_since(last);

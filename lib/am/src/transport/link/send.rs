@@ -94,14 +94,15 @@ pub struct Answer<'a> {
 }
 
 impl Link {
-    /// Puts a message into the send buffer, if credit allows, and sees that it is written. Gives its id.
+    /// Puts a message into the send buffer, if credit allows, and sees that it is written. Gives its id. `watcher` is
+    /// woken by the answer as if [`poll_outcome`](Self::poll_outcome) had asked for it.
     ///
     /// # Errors
     ///
     /// Nothing was sent; [`SendError`] says why.
     #[inline]
-    pub fn try_send(&self, message: &Outgoing<'_>) -> Result<u64, SendError> {
-        self.send_in_turn(message, None)
+    pub fn try_send(&self, message: &Outgoing<'_>, watcher: Option<&Waker>) -> Result<u64, SendError> {
+        self.send_in_turn(message, None, watcher)
     }
 
     /// The short way of a one-way message to one of our own nodes: whether it was sent. If not, nothing was, and
@@ -145,7 +146,7 @@ impl Link {
         ticket: &mut Option<u64>,
         cx: &Context<'_>,
     ) -> Poll<Result<u64, SendError>> {
-        match self.send_in_turn(message, *ticket) {
+        match self.send_in_turn(message, *ticket, None) {
             Err(SendError::Full) => {}
             sent => {
                 self.leave_queue(ticket);
@@ -187,7 +188,12 @@ impl Link {
     }
 
     #[inline]
-    fn send_in_turn(&self, message: &Outgoing<'_>, ticket: Option<u64>) -> Result<u64, SendError> {
+    fn send_in_turn(
+        &self,
+        message: &Outgoing<'_>,
+        ticket: Option<u64>,
+        watcher: Option<&Waker>,
+    ) -> Result<u64, SendError> {
         let payload_len = message.payload.as_slice().len();
         if payload_len as u64 > self.settings.peer_payload_len_max {
             return Err(SendError::TooLarge { limit: self.settings.peer_payload_len_max });
@@ -204,7 +210,7 @@ impl Link {
         let account = if queue == LARGE { LARGE } else { ORDINARY };
         let mut shared = self.shared.lock();
         self.admit(&mut shared, queue, ticket, payload_len)?;
-        let id = self.track(&mut shared, message, is_system)?;
+        let id = self.track(&mut shared, message, is_system, watcher)?;
         let before = shared.out.len();
         if self.settings.wants_envelope {
             frame::encode_header(true, 0, shared.out.octets());
@@ -283,7 +289,13 @@ impl Link {
     }
 
     #[inline]
-    fn track(&self, shared: &mut Shared, message: &Outgoing<'_>, is_system: bool) -> Result<u64, SendError> {
+    fn track(
+        &self,
+        shared: &mut Shared,
+        message: &Outgoing<'_>,
+        is_system: bool,
+        watcher: Option<&Waker>,
+    ) -> Result<u64, SendError> {
         if !message.mode.is_answered() {
             shared.one_way_queued += 1;
             return Ok(UNTRACKED_ID_BIT | shared.one_way_queued);
@@ -293,7 +305,7 @@ impl Link {
         let deadline = message.deadline.unwrap_or_else(clock::now);
         let id = shared
             .pending
-            .insert(message.mode, deadline, offset)
+            .insert(message.mode, deadline, offset, watcher.cloned())
             .map_err(|full| SendError::PendingFull { limit: full.limit })?;
         Ok(if is_system { id | SYSTEM_ID_BIT } else { id })
     }
