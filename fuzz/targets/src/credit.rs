@@ -214,8 +214,12 @@ impl World {
         allowed.add(self.told_window);
         assert_eq!(self.receiver.granted(), allowed);
         let owed = finished.since(told);
-        let is_quarter = owed.messages >= self.window.messages / 4 || owed.bytes >= self.window.bytes / 4;
-        assert_eq!(self.receiver.is_urgent(), grows || (!owed.is_zero() && is_quarter));
+        let is_part = |of| {
+            !owed.is_zero()
+                && (owed.messages >= self.window.messages / of || owed.bytes >= self.window.bytes / of)
+        };
+        assert_eq!(self.receiver.is_due(), grows || is_part(16));
+        assert_eq!(self.receiver.is_urgent(), grows || is_part(4));
         let left = allowed.since(sent);
         let is_used_up = u128::from(left.messages) * 8 < u128::from(self.told_window.messages)
             || u128::from(left.bytes) * 8 < u128::from(self.told_window.bytes);

@@ -154,7 +154,7 @@ impl World {
         if self.is_over {
             return;
         }
-        match self.table.insert(mode, self.at(deadline), offset.into()) {
+        match self.table.insert(mode, self.at(deadline), offset.into(), None) {
             Ok(id) => {
                 assert!(self.calls.len() < self.limit);
                 assert_eq!(id & UNTRACKED_ID_BIT, 0);

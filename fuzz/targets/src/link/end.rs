@@ -127,7 +127,7 @@ impl End {
 
     pub(super) fn try_send(&mut self, message: Message) -> Result<(), SendError> {
         let link = Arc::clone(&self.link);
-        let sent = with_outgoing(message, |outgoing| link.try_send(outgoing));
+        let sent = with_outgoing(message, |outgoing| link.try_send(outgoing, None));
         if let Ok(id) = sent {
             self.note_sent(id, message);
         }

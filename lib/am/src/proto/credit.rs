@@ -205,20 +205,31 @@ impl ReceiveCredit {
         self.finished
     }
 
-    /// Whether the peer should hear of finished messages with the next write.
+    /// Whether the peer has not heard of all that is finished.
     #[must_use]
     pub fn is_owed(&self) -> bool {
         self.finished != self.told || self.window != self.told_window
     }
 
+    /// Whether so much is owed (a sixteenth of the window) that a write takes it along.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        self.owes_part(16)
+    }
+
     /// Whether so much is owed (a quarter of the window, or a larger window) that it is worth a write of its own.
     #[must_use]
     pub fn is_urgent(&self) -> bool {
+        self.owes_part(4)
+    }
+
+    #[inline]
+    fn owes_part(&self, of: u64) -> bool {
         if self.window != self.told_window {
             return true;
         }
         let owed = self.finished.since(self.told);
-        !owed.is_zero() && (owed.messages >= self.window.messages / 4 || owed.bytes >= self.window.bytes / 4)
+        !owed.is_zero() && (owed.messages >= self.window.messages / of || owed.bytes >= self.window.bytes / of)
     }
 
     /// The totals of a Credit frame that leaves now: finished and granted.

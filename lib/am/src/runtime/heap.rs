@@ -12,6 +12,8 @@ use super::spawner::Spawner;
 
 /// Less than this is kept for the next burst, in octets.
 const TRIM_LEN_MIN: u64 = 8 << 20;
+/// What is free stays so if it has not grown by more than this between two looks: messages that pass make it go up and down.
+const GROWTH_LEN_MAX: u64 = 1 << 20;
 /// How often the heap is looked at while messages pass, at most.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Looking at a heap in many pieces takes long: no more than one part in so many of the time goes into it.
@@ -63,7 +65,9 @@ impl Heap {
         let began = Instant::now();
         let free_len = dynamo_am_heap_trim::free_len();
         self.base_len = self.base_len.min(free_len);
-        if free_len >= self.base_len + TRIM_LEN_MIN && free_len <= self.last_len {
+        if free_len >= self.base_len + TRIM_LEN_MIN
+            && free_len <= self.last_len.saturating_add(GROWTH_LEN_MAX)
+        {
             self.base_len = free_len;
             dynamo_am_heap_trim::trim();
         }

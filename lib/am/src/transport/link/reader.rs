@@ -6,7 +6,7 @@
 //! **Invariants.** The reader never waits for a handler. It owns a chunk only while there is something in it or
 //! to be read. A payload of 16 KiB and more is handed on where it was received.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -121,7 +121,10 @@ struct Reader<'a, I> {
     large: Option<LargeIn>,
     budget: Arc<Budget>,
     commands: CommandMeter,
-    turn_began: Instant,
+    /// `None` where nothing has been read since this task gave way or slept.
+    turn_began: Option<Instant>,
+    /// This task has slept since the last read.
+    has_slept: bool,
 }
 
 /// Reads until the link ends, and gives the reason. `leftover` came behind the handshake.
@@ -154,7 +157,8 @@ pub async fn read_loop<I: Inbound>(
         large: None,
         budget: settings.budget.clone(),
         commands: CommandMeter::default(),
-        turn_began: clock::now(),
+        turn_began: None,
+        has_slept: false,
     };
     let end = reader.run(busy_poll).await;
     pool::give(std::mem::take(&mut reader.chunk));
@@ -178,12 +182,11 @@ impl<I: Inbound> Reader<'_, I> {
             match self.take_messages() {
                 Ok(done) => {
                     self.inbound.end_turn();
-                    if !done || clock::now().duration_since(self.turn_began) >= TURN_MAX {
-                        tokio::task::yield_now().await;
-                        self.turn_began = clock::now();
-                    }
-                    if !done && link.end_reason().is_none() {
-                        continue;
+                    if !done {
+                        self.give_way().await;
+                        if link.end_reason().is_none() {
+                            continue;
+                        }
                     }
                 }
                 Err(end) => {
@@ -198,33 +201,48 @@ impl<I: Inbound> Reader<'_, I> {
                 if busy_poll.is_zero() || link.waits_for_turn() { None } else { self.spin(busy_poll).await };
             let read = match spun {
                 Some(read) => read,
-                None => {
-                    let read = std::future::poll_fn(|cx| {
-                        if let Poll::Ready(read) = self.poll_read(cx) {
-                            return Poll::Ready(Some(read));
-                        }
-                        // Who is to be woken at the end knows that already, unless it is another task by now.
-                        if link.end_reason().is_none()
-                            && watcher.as_ref().is_some_and(|watcher| watcher.will_wake(cx.waker()))
-                        {
-                            return Poll::Pending;
-                        }
-                        watcher = Some(cx.waker().clone());
-                        ending.as_mut().poll(cx).map(|()| None)
-                    })
-                    .await;
-                    let Some(read) = read else {
-                        return link.end_reason().cloned().unwrap_or(LinkEnd::Closed);
-                    };
-                    read
-                }
+                None => match self.read_unless(ending.as_mut(), &mut watcher).await {
+                    Some(read) => read,
+                    None => return link.end_reason().cloned().unwrap_or(LinkEnd::Closed),
+                },
             };
             match read {
                 Ok(0) => return LinkEnd::Closed,
                 Ok(len) => link.note_received(len),
                 Err(error) => return LinkEnd::Broken(error.to_string()),
             }
+            if !std::mem::take(&mut self.has_slept) && self.is_over() {
+                self.give_way().await;
+            }
         }
+    }
+
+    /// Waits until something can be read, and reads it; `None` when the link ends first. `watcher` is who is woken by its
+    /// end: with many links, asking `ending` each time costs more than the rest of this.
+    async fn read_unless(
+        &mut self,
+        mut ending: Pin<&mut impl Future<Output = ()>>,
+        watcher: &mut Option<Waker>,
+    ) -> Option<std::io::Result<usize>> {
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(read) = self.poll_read(cx) {
+                return Poll::Ready(Some(read));
+            }
+            (self.has_slept, self.turn_began) = (true, None);
+            let is_watched = watcher.as_ref().is_some_and(|watcher| watcher.will_wake(cx.waker()));
+            if is_watched && self.link.end_reason().is_none() {
+                return Poll::Pending;
+            }
+            *watcher = Some(cx.waker().clone());
+            ending.as_mut().poll(cx).map(|()| None)
+        })
+        .await
+    }
+
+    /// Ends the turn: other tasks of this thread have theirs.
+    async fn give_way(&mut self) {
+        self.turn_began = None;
+        tokio::task::yield_now().await;
     }
 
     /// Polls the socket directly for at most `patience`; `None` when nothing came.
@@ -281,7 +299,7 @@ impl<I: Inbound> Reader<'_, I> {
     fn take_messages(&mut self) -> Result<bool, LinkEnd> {
         let mut frozen: Option<Bytes> = None;
         let mut at = std::mem::take(&mut self.at);
-        let mut count = 0;
+        let mut count: u32 = 0;
         let done = loop {
             let data: &[u8] = frozen.as_ref().map_or(&self.chunk, |bytes| bytes);
             let mut input = data.get(at..).unwrap_or_default();
@@ -301,7 +319,7 @@ impl<I: Inbound> Reader<'_, I> {
                 let received = Received::Lent { bytes: &input[payload], chunk: None };
                 self.inbound.message(&input[header], &[], received)?;
                 count += 1;
-                if self.is_over(count) {
+                if count.is_multiple_of(CLOCK_INTERVAL_COUNT) && self.is_over() {
                     break false;
                 }
                 continue;
@@ -356,7 +374,7 @@ impl<I: Inbound> Reader<'_, I> {
             };
             at += used;
             count += 1;
-            if self.is_over(count) {
+            if count.is_multiple_of(CLOCK_INTERVAL_COUNT) && self.is_over() {
                 break false;
             }
         };
@@ -368,10 +386,11 @@ impl<I: Inbound> Reader<'_, I> {
         Ok(done)
     }
 
-    /// Whether the turn has been long enough, after `count` messages.
-    #[inline]
-    fn is_over(&self, count: u32) -> bool {
-        count.is_multiple_of(CLOCK_INTERVAL_COUNT) && clock::now().duration_since(self.turn_began) >= TURN_MAX
+    /// Whether the turn has been long enough. It begins when this is first asked: nobody reads the clock for a turn of a
+    /// few messages.
+    fn is_over(&mut self) -> bool {
+        let now = clock::now();
+        now.duration_since(*self.turn_began.get_or_insert(now)) >= TURN_MAX
     }
 
     /// Moves what is not consumed to the front of a chunk.

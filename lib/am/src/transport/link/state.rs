@@ -235,16 +235,18 @@ impl Shared {
         if self.out.is_empty() && !with_credit && !self.has_work() {
             return None;
         }
-        self.push_state(own_peer);
+        self.push_state(own_peer, with_credit);
         if self.out.is_empty() {
             return None;
         }
         Some(std::mem::replace(&mut self.out, std::mem::take(&mut self.spare)))
     }
 
-    /// PONG, PING and Credit are state, not queue: the newest of each leaves at the head of a write.
-    fn push_state(&mut self, own_peer: bool) {
-        let owes_credit = own_peer && self.receive_credit.iter().any(ReceiveCredit::is_owed);
+    /// PONG, PING and Credit are state, not queue: the newest of each leaves at the head of a write. Credit for a few
+    /// messages does not: a frame for each answer would cost both ends more than the answer.
+    fn push_state(&mut self, own_peer: bool, with_credit: bool) {
+        let leaves = if with_credit { ReceiveCredit::is_owed } else { ReceiveCredit::is_due };
+        let owes_credit = own_peer && self.receive_credit.iter().any(leaves);
         if !owes_credit && self.pong.is_none() && !self.ping_due {
             return;
         }
