@@ -121,10 +121,12 @@ struct Reader<'a, I> {
     large: Option<LargeIn>,
     budget: Arc<Budget>,
     commands: CommandMeter,
-    /// `None` where nothing has been read since this task gave way or slept.
-    turn_began: Option<Instant>,
+    /// When this task last gave way.
+    turn_began: Instant,
     /// This task has slept since the last read.
     has_slept: bool,
+    /// Messages handed over in this turn.
+    count: u32,
 }
 
 /// Reads until the link ends, and gives the reason. `leftover` came behind the handshake.
@@ -157,8 +159,9 @@ pub async fn read_loop<I: Inbound>(
         large: None,
         budget: settings.budget.clone(),
         commands: CommandMeter::default(),
-        turn_began: None,
+        turn_began: clock::now(),
         has_slept: false,
+        count: 0,
     };
     let end = reader.run(busy_poll).await;
     pool::give(std::mem::take(&mut reader.chunk));
@@ -182,12 +185,16 @@ impl<I: Inbound> Reader<'_, I> {
             match self.take_messages() {
                 Ok(done) => {
                     self.inbound.end_turn();
-                    if !done {
-                        self.give_way().await;
-                        if link.end_reason().is_none() {
-                            continue;
-                        }
+                    // One message of a reader that sleeps between them keeps nobody waiting, and is not worth a look.
+                    let is_long = (self.count > 1 || !self.has_slept) && self.is_over();
+                    if !done || is_long {
+                        tokio::task::yield_now().await;
+                        self.turn_began = clock::now();
                     }
+                    if !done && link.end_reason().is_none() {
+                        continue;
+                    }
+                    self.has_slept = false;
                 }
                 Err(end) => {
                     self.inbound.end_turn();
@@ -211,9 +218,6 @@ impl<I: Inbound> Reader<'_, I> {
                 Ok(len) => link.note_received(len),
                 Err(error) => return LinkEnd::Broken(error.to_string()),
             }
-            if !std::mem::take(&mut self.has_slept) && self.is_over() {
-                self.give_way().await;
-            }
         }
     }
 
@@ -228,7 +232,7 @@ impl<I: Inbound> Reader<'_, I> {
             if let Poll::Ready(read) = self.poll_read(cx) {
                 return Poll::Ready(Some(read));
             }
-            (self.has_slept, self.turn_began) = (true, None);
+            self.has_slept = true;
             let is_watched = watcher.as_ref().is_some_and(|watcher| watcher.will_wake(cx.waker()));
             if is_watched && self.link.end_reason().is_none() {
                 return Poll::Pending;
@@ -237,12 +241,6 @@ impl<I: Inbound> Reader<'_, I> {
             ending.as_mut().poll(cx).map(|()| None)
         })
         .await
-    }
-
-    /// Ends the turn: other tasks of this thread have theirs.
-    async fn give_way(&mut self) {
-        self.turn_began = None;
-        tokio::task::yield_now().await;
     }
 
     /// Polls the socket directly for at most `patience`; `None` when nothing came.
@@ -378,6 +376,7 @@ impl<I: Inbound> Reader<'_, I> {
                 break false;
             }
         };
+        self.count = count;
         if !done && frozen.is_none() {
             self.at = at;
         } else {
@@ -386,11 +385,9 @@ impl<I: Inbound> Reader<'_, I> {
         Ok(done)
     }
 
-    /// Whether the turn has been long enough. It begins when this is first asked: nobody reads the clock for a turn of a
-    /// few messages.
-    fn is_over(&mut self) -> bool {
-        let now = clock::now();
-        now.duration_since(*self.turn_began.get_or_insert(now)) >= TURN_MAX
+    /// Whether the turn has been long enough.
+    fn is_over(&self) -> bool {
+        clock::now().duration_since(self.turn_began) >= TURN_MAX
     }
 
     /// Moves what is not consumed to the front of a chunk.
