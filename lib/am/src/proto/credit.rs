@@ -229,7 +229,8 @@ impl ReceiveCredit {
             return true;
         }
         let owed = self.finished.since(self.told);
-        !owed.is_zero() && (owed.messages >= self.window.messages / of || owed.bytes >= self.window.bytes / of)
+        !owed.is_zero()
+            && (owed.messages >= self.window.messages / of || owed.bytes >= self.window.bytes / of)
     }
 
     /// The totals of a Credit frame that leaves now: finished and granted.
