@@ -24,6 +24,8 @@ use end::{Answering, End, Message};
 const OPERATIONS_MAX: usize = 200;
 /// Rounds in which both ends must come to rest.
 const ROUNDS_MAX: u32 = 2000;
+/// After so many ticks, even a little credit is told.
+const CREDIT_TICKS: u64 = 10;
 /// A payload may take so many turns of the pipe.
 const TURNS_MAX: u16 = 256;
 /// A node's memory: more than anything here needs.
@@ -331,7 +333,7 @@ impl World {
     /// After the deadlines of all that is over, and with all credit given back, no sweep has anything to watch.
     async fn is_unwatched(&mut self) {
         for _ in 0..4 {
-            self.ticks.advance(1);
+            self.ticks.advance(CREDIT_TICKS);
             self.ends.iter_mut().for_each(|end| end.sweep(end::DEADLINE));
             for _ in 0..64 {
                 tokio::task::yield_now().await;
