@@ -150,8 +150,8 @@ impl<W> Pending<W> {
         self.len() == 0
     }
 
-    /// Makes a call of the message whose first octet will be at `offset`, and gives its id. `waiter` is who asks for its
-    /// end, where that is known already.
+    /// Makes a call of the message whose first octet will be at `offset`, and gives its id. `waiter` is who asks for
+    /// its end, where that is known already.
     ///
     /// # Errors
     ///

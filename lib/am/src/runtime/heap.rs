@@ -12,7 +12,8 @@ use super::spawner::Spawner;
 
 /// Less than this is kept for the next burst, in octets.
 const TRIM_LEN_MIN: u64 = 8 << 20;
-/// What is free stays so if it has not grown by more than this between two looks: messages that pass make it go up and down.
+/// What is free stays so if it has not grown by more than this between two looks: messages that pass make it go up and
+/// down.
 const GROWTH_LEN_MAX: u64 = 1 << 20;
 /// How often the heap is looked at while messages pass, at most.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);

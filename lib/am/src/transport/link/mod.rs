@@ -92,8 +92,8 @@ pub struct LinkSettings {
     pub budget: Arc<Budget>,
 }
 
-/// Credit that nothing takes along is sent after so many ticks. It is less than a quarter of a grant, so that nobody waits
-/// for it; and a busy link that takes its turn every few ticks must not pay for two writes instead of one.
+/// Credit that nothing takes along is sent after so many ticks. It is less than a quarter of a grant, so that nobody
+/// waits for it; and a busy link that takes its turn every few ticks must not pay for two writes instead of one.
 const OWED_TICKS_MAX: u64 = 10;
 
 /// The process's coarse clock: ticks of 10 ms, counted by the runtime's sweep while anything goes on.

@@ -221,8 +221,8 @@ impl<I: Inbound> Reader<'_, I> {
         }
     }
 
-    /// Waits until something can be read, and reads it; `None` when the link ends first. `watcher` is who is woken by its
-    /// end: with many links, asking `ending` each time costs more than the rest of this.
+    /// Waits until something can be read, and reads it; `None` when the link ends first. `watcher` is who is woken by
+    /// its end: with many links, asking `ending` each time costs more than the rest of this.
     async fn read_unless(
         &mut self,
         mut ending: Pin<&mut impl Future<Output = ()>>,
