@@ -363,3 +363,66 @@ async fn a_named_contract_is_met_by_callers_that_name_it_and_by_no_others() {
     }
     end(nodes).await;
 }
+
+#[tokio::test]
+async fn a_context_that_is_kept_stays_that_of_its_own_message() {
+    let (nodes, peer) = linked(Limits::default(), Limits::default()).await;
+    let (keep, mut kept) = mpsc::unbounded_channel();
+    for (name, is_ordered) in [("spawned", false), ("ordered", true)] {
+        let keep = keep.clone();
+        let handler = Handler::message(name, move |cx: ActiveMessageContext, n: u64| {
+            // Every other one; what the rest leave behind is used again.
+            let is_kept = n.is_multiple_of(2);
+            if is_kept {
+                keep.send((n, cx.clone(), cx.cancellation_token())).unwrap();
+            }
+            async { Ok(()) }
+        });
+        nodes[0].register(if is_ordered { handler.ordered() } else { handler }).unwrap();
+        let mut ids = Vec::new();
+        for n in 0..100_u64 {
+            let message = nodes[1].client().active_message(name).payload(&n).extra("n", n.to_string());
+            ids.push(message.send(&peer).await.unwrap().id());
+        }
+        for _ in 0..50 {
+            let (n, cx, token) = soon("a context", kept.recv()).await.unwrap();
+            let n_text = n.to_string();
+            assert_eq!(cx.extra("n"), Some(n_text.as_str()));
+            assert_eq!(cx.id(), ids[usize::try_from(n).unwrap()]);
+            assert_eq!(cx.handler(), name);
+            assert!(!token.is_cancelled());
+        }
+    }
+    end(nodes).await;
+}
+
+#[tokio::test]
+async fn ordered_messages_of_all_modes_are_handled_in_the_order_they_were_sent_in() {
+    let (nodes, peer) = linked(Limits::default(), Limits::default()).await;
+    let (note, mut noted) = mpsc::unbounded_channel();
+    let handler = move |_cx: ActiveMessageContext, n: u64| {
+        note.send(n).unwrap();
+        async move {
+            if n.is_multiple_of(3) {
+                tokio::task::yield_now().await;
+            }
+            Ok(n)
+        }
+    };
+    nodes[0].register(Handler::unary("log", handler).ordered()).unwrap();
+    let mut statuses = Vec::new();
+    for n in 0..600_u64 {
+        let message = nodes[1].client().active_message("log").payload(&n);
+        match n % 20 {
+            7 => statuses.push(tokio::spawn(message.confirmed().send(&peer).await.unwrap().ack())),
+            _ => drop(message.send(&peer).await.unwrap()),
+        }
+    }
+    for n in 0..600 {
+        assert_eq!(soon("a message", noted.recv()).await, Some(n));
+    }
+    for status in statuses {
+        soon("an ack", status).await.unwrap().unwrap();
+    }
+    end(nodes).await;
+}

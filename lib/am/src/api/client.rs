@@ -33,7 +33,7 @@ impl Scope {
     pub(crate) fn depth(&self) -> u8 {
         match self {
             Self::Root => 0,
-            Self::Nested(request) => request.depth.saturating_add(1),
+            Self::Nested(request) => request.facts.depth.saturating_add(1),
         }
     }
 
@@ -42,7 +42,7 @@ impl Scope {
         let own = clock::now() + timeout;
         match self {
             Self::Root => own,
-            Self::Nested(request) => own.min(request.deadline),
+            Self::Nested(request) => own.min(request.facts.deadline),
         }
     }
 }

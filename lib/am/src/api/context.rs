@@ -73,43 +73,91 @@ pub(crate) struct Origin {
     pub(crate) node: Arc<dyn NodePort>,
 }
 
-/// What one running message is: shared by its context, its cancellation and its answer.
+impl Origin {
+    pub(crate) fn message_id(&self, number: u64) -> MessageId {
+        MessageId::new(self.sender.instance, self.sender.incarnation, number)
+    }
+}
+
+/// What a message says of itself beside its handler and payload.
 #[derive(Debug)]
-pub(crate) struct Request {
+pub(crate) struct Facts {
     pub(crate) number: u64,
-    pub(crate) origin: Arc<Origin>,
-    pub(crate) handler: Arc<str>,
     pub(crate) mode: DeliveryMode,
     pub(crate) codec: Codec,
     pub(crate) depth: u8,
     pub(crate) deadline: Instant,
     pub(crate) trace: Option<Trace>,
     pub(crate) extras: Option<Box<[u8]>>,
-    cancelled: AtomicBool,
-    token: OnceLock<CancellationToken>,
 }
 
-impl Request {
-    pub(crate) fn new(
-        header: &Header<'_>,
-        mode: DeliveryMode,
-        handler: Arc<str>,
-        origin: Arc<Origin>,
-        deadline: Instant,
-    ) -> Self {
+impl Facts {
+    pub(crate) fn new(header: &Header<'_>, mode: DeliveryMode, deadline: Instant) -> Self {
         Self {
             number: header.id,
-            origin,
-            handler,
             mode,
             codec: header.codec,
             depth: header.depth,
             deadline,
             trace: header.trace,
             extras: header.extras.map(Box::from),
+        }
+    }
+
+    /// Takes out what has to be moved, and copies the rest.
+    pub(crate) fn take(&mut self) -> Self {
+        Self { extras: self.extras.take(), ..*self }
+    }
+}
+
+/// What one running message is: shared by its context, its cancellation and its answer.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) facts: Facts,
+    pub(crate) handler: Arc<str>,
+    pub(crate) origin: Arc<Origin>,
+    cancelled: AtomicBool,
+    token: OnceLock<CancellationToken>,
+}
+
+impl Request {
+    pub(crate) fn new(facts: Facts, handler: &Arc<str>, origin: &Arc<Origin>) -> Self {
+        Self {
+            facts,
+            handler: handler.clone(),
+            origin: origin.clone(),
             cancelled: AtomicBool::new(false),
             token: OnceLock::new(),
         }
+    }
+
+    /// As [`new`](Self::new), in the memory of the `last` one if nobody else has that any more.
+    pub(crate) fn made_of(
+        last: Option<Arc<Self>>,
+        facts: Facts,
+        handler: &Arc<str>,
+        origin: &Arc<Origin>,
+    ) -> Arc<Self> {
+        if let Some(mut request) = last
+            && let Some(place) = Arc::get_mut(&mut request)
+        {
+            place.renew(facts, handler, origin);
+            return request;
+        }
+        Arc::new(Self::new(facts, handler, origin))
+    }
+
+    /// What both share is not counted anew.
+    fn renew(&mut self, facts: Facts, handler: &Arc<str>, origin: &Arc<Origin>) {
+        self.facts = facts;
+        if !Arc::ptr_eq(&self.handler, handler) {
+            self.handler = handler.clone();
+        }
+        if !Arc::ptr_eq(&self.origin, origin) {
+            self.origin = origin.clone();
+        }
+        *self.cancelled.get_mut() = false;
+        self.token.take();
     }
 
     /// Nobody waits for the answer any more.
@@ -135,8 +183,7 @@ impl Request {
     }
 
     pub(crate) fn id(&self) -> MessageId {
-        let sender = &self.origin.sender;
-        MessageId::new(sender.instance, sender.incarnation, self.number)
+        self.origin.message_id(self.facts.number)
     }
 }
 
@@ -172,43 +219,48 @@ impl ActiveMessageContext {
     /// What the sender waits for.
     #[must_use]
     pub fn mode(&self) -> DeliveryMode {
-        self.0.mode
+        self.0.facts.mode
     }
 
     /// The payload's codec.
     #[must_use]
     pub fn codec(&self) -> Codec {
-        self.0.codec
+        self.0.facts.codec
+    }
+
+    /// The codec of the value that the sender waits for, if it waits for one.
+    pub(crate) fn wanted_codec(&self) -> Option<Codec> {
+        self.mode().wants_response().then(|| self.codec())
     }
 
     /// How many calls this one is nested in.
     #[must_use]
     pub fn depth(&self) -> u8 {
-        self.0.depth
+        self.0.facts.depth
     }
 
     /// When the caller stops waiting.
     #[must_use]
     pub fn deadline(&self) -> Instant {
-        self.0.deadline
+        self.0.facts.deadline
     }
 
     /// How long the caller still waits; zero when it does no more.
     #[must_use]
     pub fn time_left(&self) -> Duration {
-        self.0.deadline.saturating_duration_since(clock::now())
+        self.0.facts.deadline.saturating_duration_since(clock::now())
     }
 
     /// The sender's trace context, if it gave one.
     #[must_use]
     pub fn trace(&self) -> Option<Trace> {
-        self.0.trace
+        self.0.facts.trace
     }
 
     /// The value of an extra of the message.
     #[must_use]
     pub fn extra(&self, key: &str) -> Option<&str> {
-        extra(self.0.extras.as_deref(), key)
+        extra(self.0.facts.extras.as_deref(), key)
     }
 
     /// A client whose calls inherit this call's deadline and cancellation.
@@ -256,8 +308,7 @@ impl InlineContext<'_> {
     /// The message's id, which prints as the sender's `status.id()` does.
     #[must_use]
     pub fn id(&self) -> MessageId {
-        let sender = &self.origin.sender;
-        MessageId::new(sender.instance, sender.incarnation, self.header.id)
+        self.origin.message_id(self.header.id)
     }
 
     /// Who sent the message.

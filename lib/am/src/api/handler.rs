@@ -8,7 +8,8 @@ use super::codec::{Decode, Encode, PayloadRef};
 use super::context::{ActiveMessageContext, InlineContext};
 use super::control::{ContractInfo, DispatchMode, ResponseType};
 use super::handler_call::{
-    Answer, Answered, Failure, HandlerCall, argument, blocking, inline, inline_raw, reply_value, spawned,
+    Answer, Answered, Failure, HandlerCall, argument, blocking, empty_place, inline, inline_raw, reply_value,
+    spawned,
 };
 use crate::api::call_error::HandlerError;
 use crate::proto::payload::Payload;
@@ -278,9 +279,10 @@ impl Handler {
         match &mut self.call {
             HandlerCall::Spawned { call, .. } => {
                 let inner = call.clone();
-                *call = Arc::new(move |cx, payload| {
+                *call = Arc::new(move |cx, payload, place| {
                     let future = f(cx, Next { call: inner.clone(), payload });
-                    Box::pin(async move { future.await?.0 })
+                    place.set(async move { future.await?.0 });
+                    Ok(())
                 });
             }
             _ => self.misfit = Some("layer"),
@@ -322,7 +324,12 @@ impl Next {
     ///
     /// None of its own; the type is a layer's, so that `next.run(cx).await` can be its last line.
     pub async fn run(self, cx: ActiveMessageContext) -> Result<LayerReply, HandlerError> {
-        Ok(LayerReply((self.call)(cx, self.payload).await))
+        let mut place = empty_place();
+        let answered = match (self.call)(cx, self.payload, &mut place) {
+            Ok(()) => place.await,
+            Err(failure) => Err(failure),
+        };
+        Ok(LayerReply(answered))
     }
 }
 
@@ -358,7 +365,7 @@ impl<R: Encode> Reply<R> {
     /// Answers with a value.
     pub fn ok(mut self, value: &R) {
         // Encoded first: if that panics, the drop of this reply answers.
-        let answered = self.parts.as_ref().map(|(cx, _)| reply_value(cx, value));
+        let answered = self.parts.as_ref().map(|(cx, _)| reply_value(cx.wanted_codec(), value));
         if let (Some((_, answer)), Some(answered)) = (self.parts.take(), answered) {
             answer(answered);
         }
@@ -420,7 +427,7 @@ impl<R: Encode + Send + 'static> BatchOutcome for Vec<Result<R, HandlerError>> {
         contexts
             .iter()
             .map(|cx| match results.next() {
-                Some(Ok(value)) => BatchAnswer(reply_value(cx, &value)),
+                Some(Ok(value)) => BatchAnswer(reply_value(cx.wanted_codec(), &value)),
                 Some(Err(error)) => BatchAnswer(Err(error.into())),
                 None => {
                     BatchAnswer(Err(HandlerError::msg("the batch gave no result for this message").into()))

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio_util::sync::ReusableBoxFuture;
 
 use super::codec::{CodecError, Decode, Encode, encode_owned, sent_codec};
 use super::context::{ActiveMessageContext, InlineContext};
@@ -38,12 +39,21 @@ pub(crate) type Answered = Result<Option<ReplyValue>, Failure>;
 
 pub(crate) type InlineFn =
     dyn Fn(&InlineContext<'_>, &[u8], &mut InlineReply<'_>) -> Result<(), Failure> + Send + Sync;
+/// Puts its future in the place it is given, or says why there is none.
 pub(crate) type SpawnedFn =
-    dyn Fn(ActiveMessageContext, Payload) -> BoxFuture<'static, Answered> + Send + Sync;
+    dyn Fn(ActiveMessageContext, Payload, &mut FuturePlace) -> Result<(), Failure> + Send + Sync;
 pub(crate) type BlockingFn = dyn Fn(ActiveMessageContext, Payload) -> Answered + Send + Sync;
 pub(crate) type BatchedFn =
     dyn Fn(Vec<BatchItem>) -> BoxFuture<'static, Vec<(ActiveMessageContext, Answered)>> + Send + Sync;
 pub(crate) type DeferredFn = dyn Fn(ActiveMessageContext, Payload, Answer) + Send + Sync;
+
+/// Where the futures of messages that run one after the other are, in one allocation while they have one size.
+pub(crate) type FuturePlace = ReusableBoxFuture<'static, Answered>;
+
+/// A place that holds nothing, and needs no memory yet.
+pub(crate) fn empty_place() -> FuturePlace {
+    ReusableBoxFuture::new(std::future::pending())
+}
 
 /// One message of a batch.
 pub(crate) type BatchItem = (ActiveMessageContext, Payload);
@@ -93,10 +103,7 @@ impl InlineReply<'_> {
             return Ok(());
         }
         self.codec = sent_codec(value, Some(self.codec));
-        value.encode(self.codec, self.scratch).map_err(|error| Failure {
-            code: NackCode::HandlerError,
-            text: format!("the handler's answer was lost: {error}"),
-        })
+        value.encode(self.codec, self.scratch).map_err(|error| answer_lost(&error))
     }
 
     pub(crate) fn source(&self) -> PayloadSource<'_> {
@@ -105,6 +112,10 @@ impl InlineReply<'_> {
             None => PayloadSource::Borrowed(self.scratch),
         }
     }
+}
+
+fn answer_lost(error: &CodecError) -> Failure {
+    Failure { code: NackCode::HandlerError, text: format!("the handler's answer was lost: {error}") }
 }
 
 /// Decodes an argument, or refuses the message with words that name handler and type.
@@ -121,16 +132,11 @@ fn bad_argument<T: Decode>(handler: &str, error: &CodecError) -> Failure {
     Failure { code, text: format!("`{handler}` takes `{type_name}`: {error}") }
 }
 
-/// Encodes a handler's value, if anybody wants it.
-pub(crate) fn reply_value<R: Encode>(cx: &ActiveMessageContext, value: &R) -> Answered {
-    if !cx.mode().wants_response() {
-        return Ok(None);
-    }
-    let codec = sent_codec(value, Some(cx.codec()));
-    let payload = encode_owned(value, codec).map_err(|error| Failure {
-        code: NackCode::HandlerError,
-        text: format!("the answer of `{}` was lost: {error}", cx.handler()),
-    })?;
+/// Encodes a handler's value, if anybody wants it, as the call was.
+pub(crate) fn reply_value<R: Encode>(wanted: Option<Codec>, value: &R) -> Answered {
+    let Some(codec) = wanted else { return Ok(None) };
+    let codec = sent_codec(value, Some(codec));
+    let payload = encode_owned(value, codec).map_err(|error| answer_lost(&error))?;
     Ok(Some(ReplyValue { codec, payload }))
 }
 
@@ -164,13 +170,12 @@ where
     F: Fn(ActiveMessageContext, T) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<R, HandlerError>> + Send + 'static,
 {
-    Arc::new(move |cx, payload| {
-        let value = match argument::<T>(cx.handler(), cx.codec(), payload) {
-            Ok(value) => value,
-            Err(failure) => return Box::pin(std::future::ready(Err(failure))),
-        };
-        let future = f(cx.clone(), value);
-        Box::pin(async move { reply_value(&cx, &future.await?) })
+    Arc::new(move |cx, payload, place| {
+        let value = argument::<T>(cx.handler(), cx.codec(), payload)?;
+        let wanted = cx.wanted_codec();
+        let future = f(cx, value);
+        place.set(async move { reply_value(wanted, &future.await?) });
+        Ok(())
     })
 }
 
@@ -182,6 +187,7 @@ where
 {
     Arc::new(move |cx, payload| {
         let value = argument::<T>(cx.handler(), cx.codec(), payload)?;
-        reply_value(&cx, &f(cx.clone(), value)?)
+        let wanted = cx.wanted_codec();
+        reply_value(wanted, &f(cx, value)?)
     })
 }

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use super::dispatch::admit::{Admitted, admit, push_receipt, refuse, start};
 use super::dispatch::group::{GROUP_LEN, spawn_group};
-use super::dispatch::job::{Job, Place, panicked};
+use super::dispatch::job::{Job, Place, Route, is_cancellable, panicked};
 use super::dispatch::stalled::Stalled;
 use super::message_router::Turn;
 use super::node::Node;
 use super::peer::PeerCore;
 use super::registry::Entry;
 use super::running::Running;
-use crate::api::context::{InlineContext, Origin, Request, Sender};
+use crate::api::context::{Facts, InlineContext, Origin, Sender};
 use crate::api::control::{EXTRA_KIND, EXTRA_REQUEST, EXTRA_RESPONSE, ResponseType};
 use crate::api::handler_call::{Failure, HandlerCall, InlineFn, InlineReply};
 use crate::proto::credit::Charge;
@@ -30,12 +30,12 @@ use crate::wire::header::Header;
 pub(crate) struct Dispatcher {
     node: Arc<Node>,
     place: Arc<Place>,
-    origin: Arc<Origin>,
     peer: Arc<PeerCore>,
     class: PeerClass,
-    /// The handler looked up last, and the state of the table it was found in.
-    last: Option<(u64, Arc<Entry>)>,
+    last: Option<Known>,
     group: Vec<Job>,
+    /// One-way messages of this turn for one ordered handler.
+    ordered: Vec<Job>,
     scratch: Vec<u8>,
     /// Octets of answers queued by inline handlers since the send buffer was last looked at.
     answered_len: usize,
@@ -55,14 +55,15 @@ impl Dispatcher {
         class: PeerClass,
         running: &Arc<Running>,
     ) -> Self {
+        let origin = Arc::new(Origin { sender, node: node.port() });
         Self {
             node: node.clone(),
-            place: Arc::new(Place { link: link.clone(), running: running.clone() }),
-            origin: Arc::new(Origin { sender, node: node.port() }),
+            place: Arc::new(Place { link: link.clone(), running: running.clone(), origin }),
             peer: peer.clone(),
             class,
             last: None,
             group: Vec::new(),
+            ordered: Vec::new(),
             scratch: Vec::new(),
             answered_len: ROOM_CHECK_LEN,
             stalled: Arc::new(Stalled::new(link, &peer.lanes)),
@@ -83,10 +84,10 @@ impl Dispatcher {
             && self.class != PeerClass::ForeignReq
             && self.remembers(header.handler)
             && !self.stalled.is_active()
-            && let Some((_, entry)) = &self.last
+            && let Some(Known { entry, .. }) = &self.last
             && let HandlerCall::Inline(call) = &entry.call
         {
-            let here = Here { link: &self.place.link, origin: &self.origin };
+            let here = Here { link: &self.place.link, origin: &self.place.origin };
             let run = InlineRun { here, entry, call: &**call, payload: payload.as_slice() };
             let mut reply = reply_to(header, DeliveryMode::FireAndForget, &mut self.scratch);
             let _ = run.call(header, DeliveryMode::FireAndForget, &mut reply, turn);
@@ -119,15 +120,16 @@ impl Dispatcher {
             return self.refuse_unknown(&message, turn);
         }
         let must_stall = self.must_stall(mode);
-        let Some((_, entry)) = &self.last else { return };
+        let Some(known) = &mut self.last else { return };
+        let entry = &known.entry;
         if mode.is_answered()
-            && let Err((code, text)) = self.check(header, mode, entry, payload.as_slice().is_empty())
+            && let Err((code, text)) = check(&self.node, header, mode, entry, payload.as_slice().is_empty())
         {
             return self.refuse(&message, code, &text, turn);
         }
         match &entry.call {
             HandlerCall::Inline(call) if !must_stall => {
-                let here = Here { link: &self.place.link, origin: &self.origin };
+                let here = Here { link: &self.place.link, origin: &self.place.origin };
                 let run = InlineRun { here, entry, call: &**call, payload: payload.as_slice() };
                 self.answered_len += run.run(&message, &mut self.scratch, turn);
             }
@@ -135,14 +137,25 @@ impl Dispatcher {
             HandlerCall::Spawned { is_ordered: false, .. }
                 if !must_stall && !mode.wants_receipt() && entry.gate.try_enter() =>
             {
-                let entry = entry.clone();
-                let job = self.job(&message, payload, entry, turn);
+                let job = known.job(&self.node, &self.place, &message, payload, turn);
                 self.group.push(job);
                 self.spawn_full_group();
             }
+            // They go to their lane together; nothing refuses them.
+            HandlerCall::Spawned { is_ordered: true, .. }
+                if !must_stall && mode == DeliveryMode::FireAndForget && header.depth == 0 =>
+            {
+                let job = known.job(&self.node, &self.place, &message, payload, turn);
+                let is_full = self.ordered.len() >= GROUP_LEN;
+                let others = |last: &Job| !Arc::ptr_eq(&last.route.entry, &job.route.entry);
+                if is_full || self.ordered.last().is_some_and(others) {
+                    self.push_ordered();
+                }
+                self.ordered.push(job);
+            }
             _ => {
-                let entry = entry.clone();
-                let job = self.job(&message, payload, entry, turn);
+                let job = known.job(&self.node, &self.place, &message, payload, turn);
+                self.push_ordered();
                 // What comes behind a message that waits, waits behind it.
                 if must_stall {
                     self.stalled.push(&self.node, job);
@@ -158,19 +171,40 @@ impl Dispatcher {
         if self.group.len() >= GROUP_LEN {
             // More of them are likely to come.
             let full = std::mem::replace(&mut self.group, Vec::with_capacity(GROUP_LEN));
-            spawn_group(&self.node, full);
+            self.spawn(full);
+        }
+    }
+
+    fn spawn(&mut self, group: Vec<Job>) {
+        if let Some(known) = &mut self.last {
+            known.is_handed_over = true;
+        }
+        spawn_group(&self.node, group);
+    }
+
+    /// Hands the ordered messages over to their lane; owed before any other can get there.
+    fn push_ordered(&mut self) {
+        if let Some(last) = self.ordered.last() {
+            let lane = self.peer.lanes.of(last.route.entry.id);
+            lane.push_all(&self.peer.lanes, &self.node, &mut self.ordered);
+            if let Some(known) = &mut self.last {
+                known.is_handed_over = true;
+            }
         }
     }
 
     /// The peer has said Bye: all that it sent before counts as read once none of it is stalled.
-    pub(crate) fn note_bye(&self) {
+    pub(crate) fn note_bye(&mut self) {
+        self.push_ordered();
         self.stalled.note_bye();
     }
 
     /// All requests of a turn have been dispatched.
     pub(crate) fn end_turn(&mut self) {
+        self.push_ordered();
         if !self.group.is_empty() {
-            spawn_group(&self.node, std::mem::take(&mut self.group));
+            let group = std::mem::take(&mut self.group);
+            self.spawn(group);
         }
         self.answered_len = ROOM_CHECK_LEN;
     }
@@ -179,14 +213,18 @@ impl Dispatcher {
     #[inline]
     fn remembers(&self, name: &[u8]) -> bool {
         let generation = self.node.registry.generation();
-        self.last.as_ref().is_some_and(|(known, entry)| *known == generation && entry.name.as_bytes() == name)
+        self.last
+            .as_ref()
+            .is_some_and(|last| last.generation == generation && last.entry.name.as_bytes() == name)
     }
 
     fn look_up(&mut self, name: &[u8]) -> bool {
         let generation = self.node.registry.generation();
         let found = self.node.registry.find(name);
         let is_found = found.is_some();
-        self.last = found.map(|entry| (generation, entry)).or_else(|| self.last.take());
+        self.last = found
+            .map(|entry| Known { generation, entry, route: None, is_handed_over: false })
+            .or_else(|| self.last.take());
         is_found
     }
 
@@ -195,39 +233,6 @@ impl Dispatcher {
         let name = String::from_utf8_lossy(message.header.handler);
         let text = format!("no handler `{name}` is registered here");
         self.refuse(message, NackCode::NoHandler, &text, turn);
-    }
-
-    /// What keeps a message that wants an answer from its handler.
-    #[inline]
-    fn check(
-        &self,
-        header: &Header<'_>,
-        mode: DeliveryMode,
-        entry: &Entry,
-        is_empty: bool,
-    ) -> Result<(), (NackCode, String)> {
-        if self.node.is_draining() && !entry.is_system {
-            return Err((NackCode::Draining, "this node is shutting down".to_owned()));
-        }
-        if header.deadline_ms == Some(0) {
-            self.node.counters.expired.increment(1);
-            return Err((NackCode::Expired, "the deadline had passed when the message was sent".to_owned()));
-        }
-        if mode.wants_response() && entry.contract.kind == ResponseType::Message {
-            let text =
-                format!("`{}` has no response; send it one-way, confirmed or with a receipt", entry.name);
-            return Err((NackCode::ContractMismatch, text));
-        }
-        if !mode.wants_receipt() {
-            return Ok(());
-        }
-        // Others learn of it when the payload is decoded; a receipt would have been said by then.
-        if entry.is_typed && header.codec == Codec::Raw && !is_empty {
-            let text =
-                format!("`{}` takes a typed value, in JSON or MessagePack, and this one is raw", entry.name);
-            return Err((NackCode::ContractMismatch, text));
-        }
-        header.extras.map_or(Ok(()), |extras| check_contract(extras, entry))
     }
 
     /// Whether messages have to wait: the peer does not take the answers it has already.
@@ -241,32 +246,6 @@ impl Dispatcher {
         }
         self.answered_len = 0;
         !self.place.link.has_room(0)
-    }
-
-    fn job(&self, message: &Incoming<'_>, payload: Received<'_>, entry: Arc<Entry>, turn: &mut Turn) -> Job {
-        let &Incoming { header, mode, envelope, charge } = message;
-        let time_left = header
-            .deadline_ms
-            .map_or(self.node.limits.request_timeout, |left| Duration::from_millis(left.into()));
-        let mut request =
-            Request::new(header, mode, entry.name.clone(), self.origin.clone(), turn.now() + time_left);
-        request.mode = mode;
-        let (payload, hold) = payload.into_payload();
-        let job = Job {
-            request: Arc::new(request),
-            payload,
-            hold,
-            envelope: envelope.into(),
-            place: self.place.clone(),
-            charge: *charge,
-            entry,
-        };
-        let is_counted = mode.is_answered() && mode != DeliveryMode::WithReceipt;
-        if is_counted {
-            turn.answering += 1;
-            self.place.running.insert(&job.request);
-        }
-        job
     }
 
     fn admit(&mut self, job: Job, turn: &mut Turn) {
@@ -297,6 +276,42 @@ impl Dispatcher {
             tracing::debug!(code = %code, "dropped a one-way message: {text}");
             turn.finished.add(*charge);
         }
+    }
+}
+
+/// The handler looked up last.
+struct Known {
+    /// The state of the table that it was found in.
+    generation: u64,
+    entry: Arc<Entry>,
+    /// That of the last job.
+    route: Option<Arc<Route>>,
+    /// The jobs of that route may be running by now.
+    is_handed_over: bool,
+}
+
+impl Known {
+    fn job(
+        &mut self,
+        node: &Node,
+        place: &Arc<Place>,
+        message: &Incoming<'_>,
+        payload: Received<'_>,
+        turn: &mut Turn,
+    ) -> Job {
+        let &Incoming { header, mode, envelope, charge } = message;
+        let time_left =
+            header.deadline_ms.map_or(node.limits.request_timeout, |left| Duration::from_millis(left.into()));
+        let facts = Facts::new(header, mode, turn.now() + time_left);
+        turn.answering += i32::from(is_cancellable(mode));
+        Job::new(self.route(place), facts, payload.into_payload(), envelope, *charge)
+    }
+
+    fn route(&mut self, place: &Arc<Place>) -> &Arc<Route> {
+        if std::mem::take(&mut self.is_handed_over) {
+            self.route = self.route.take().filter(|route| Arc::strong_count(route) == 1);
+        }
+        self.route.get_or_insert_with(|| Arc::new(Route { entry: self.entry.clone(), place: place.clone() }))
     }
 }
 
@@ -386,6 +401,38 @@ fn note_failure(entry: &Entry, context: &InlineContext<'_>, failure: &Failure, m
         let id = context.id();
         tracing::debug!(handler = %entry.name, %id, "a one-way message failed: {}", failure.text);
     }
+}
+
+/// What keeps a message that wants an answer from its handler.
+#[inline]
+fn check(
+    node: &Node,
+    header: &Header<'_>,
+    mode: DeliveryMode,
+    entry: &Entry,
+    is_empty: bool,
+) -> Result<(), (NackCode, String)> {
+    if node.is_draining() && !entry.is_system {
+        return Err((NackCode::Draining, "this node is shutting down".to_owned()));
+    }
+    if header.deadline_ms == Some(0) {
+        node.counters.expired.increment(1);
+        return Err((NackCode::Expired, "the deadline had passed when the message was sent".to_owned()));
+    }
+    if mode.wants_response() && entry.contract.kind == ResponseType::Message {
+        let text = format!("`{}` has no response; send it one-way, confirmed or with a receipt", entry.name);
+        return Err((NackCode::ContractMismatch, text));
+    }
+    if !mode.wants_receipt() {
+        return Ok(());
+    }
+    // Others learn of it when the payload is decoded; a receipt would have been said by then.
+    if entry.is_typed && header.codec == Codec::Raw && !is_empty {
+        let text =
+            format!("`{}` takes a typed value, in JSON or MessagePack, and this one is raw", entry.name);
+        return Err((NackCode::ContractMismatch, text));
+    }
+    header.extras.map_or(Ok(()), |extras| check_contract(extras, entry))
 }
 
 /// What a caller expects of the handler, where it says so; what is absent on either side is not checked, and raw

@@ -41,13 +41,13 @@ impl Running {
             request.cancel();
             return;
         }
-        table.requests.entry(request.number).or_insert_with(|| request.clone());
+        table.requests.entry(request.facts.number).or_insert_with(|| request.clone());
     }
 
     pub(crate) fn remove(&self, request: &Arc<Request>) {
         let mut table = self.table.lock();
-        if table.requests.get(&request.number).is_some_and(|known| Arc::ptr_eq(known, request)) {
-            table.requests.remove(&request.number);
+        if table.requests.get(&request.facts.number).is_some_and(|known| Arc::ptr_eq(known, request)) {
+            table.requests.remove(&request.facts.number);
         }
     }
 
@@ -68,7 +68,7 @@ impl Running {
         };
         // In the order of their ids, so that runs of a simulation are alike.
         let mut requests: Vec<_> = requests.into_values().collect();
-        requests.sort_unstable_by_key(|request| request.number);
+        requests.sort_unstable_by_key(|request| request.facts.number);
         requests.into_iter().for_each(|request| request.cancel());
     }
 }

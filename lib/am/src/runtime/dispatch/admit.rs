@@ -28,12 +28,12 @@ pub(crate) enum Admitted {
 
 /// Hands a job over. Inline handlers are not among those: they run where they are found.
 pub(crate) fn admit(node: &Arc<Node>, lanes: &Arc<Lanes>, job: Job) -> Admitted {
-    let entry = job.entry.clone();
+    let entry = job.route.entry.clone();
     // A receipt leaves before anything of the handler can, and only for what is accepted.
-    let receipt = job.request.mode.wants_receipt().then(|| Receipt {
-        link: job.place.link.clone(),
-        id: job.request.number,
-        codec: job.request.codec,
+    let receipt = job.mode().wants_receipt().then(|| Receipt {
+        link: job.route.place.link.clone(),
+        id: job.facts().number,
+        codec: job.facts().codec,
         envelope: job.envelope.clone(),
         entry: entry.clone(),
     });
@@ -58,7 +58,7 @@ pub(crate) fn admit(node: &Arc<Node>, lanes: &Arc<Lanes>, job: Job) -> Admitted 
 
 /// Starts a job that has entered its gate; those of spawned handlers join `group`.
 pub(crate) fn start(node: &Arc<Node>, mut job: Job, group: &mut Vec<Job>) {
-    let entry = job.entry.clone();
+    let entry = job.route.entry.clone();
     match &entry.call {
         HandlerCall::Blocking(_) => spawn_blocking(node, job),
         HandlerCall::Deferred(call) => {
@@ -82,7 +82,7 @@ pub(crate) fn start_alone(node: &Arc<Node>, job: Job) {
 pub(crate) fn refuse(node: &Node, job: Job, done: &mut Charge) {
     node.counters.refused.increment(1);
     node.counters.limits.reached("handler_queue_len");
-    let text = format!("`{}` has as much to do as it may", job.entry.name);
+    let text = format!("`{}` has as much to do as it may", job.route.entry.name);
     job.refuse(Failure { code: NackCode::Overloaded, text }, done);
 }
 

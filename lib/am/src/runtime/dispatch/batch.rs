@@ -45,12 +45,12 @@ impl Batcher {
         rule: &BatchRule<'_>,
         accepted: impl FnOnce(),
     ) -> Option<Job> {
-        let entry = job.entry.clone();
+        let entry = job.route.entry.clone();
         let (full, timer) = {
             let mut state = self.0.lock();
-            let nested_at_limit = job.request.depth > 0 && entry.permits.available_permits() == 0;
+            let nested_at_limit = job.facts().depth > 0 && entry.permits.available_permits() == 0;
             let waiting_max = node.limits.handler_queue_len.max(rule.count_max);
-            if nested_at_limit || (job.request.mode.is_answered() && state.waiting >= waiting_max) {
+            if nested_at_limit || (job.mode().is_answered() && state.waiting >= waiting_max) {
                 return Some(job);
             }
             accepted();
@@ -116,8 +116,9 @@ async fn run(node: &Arc<Node>, entry: &Entry, mut jobs: Vec<Job>, call: &Arc<Bat
         match job.too_late() {
             Some(failure) => late.push((job, failure)),
             None => {
-                items.push((job.context(), job.take_payload()));
-                kept.push(job);
+                let context = job.context();
+                items.push((context.clone(), job.take_payload()));
+                kept.push((context, job));
             }
         }
     }
@@ -130,19 +131,19 @@ async fn run(node: &Arc<Node>, entry: &Entry, mut jobs: Vec<Job>, call: &Arc<Bat
     let answers = match CaughtBatch(call(items)).await {
         Ok(answers) => answers,
         Err(failure) => {
-            kept.into_iter().for_each(|job| job.complete_alone(Err(failure.clone())));
+            kept.into_iter().for_each(|(_, job)| job.complete_alone(Err(failure.clone())));
             return;
         }
     };
     let mut answers: std::collections::HashMap<_, _> =
         answers.into_iter().map(|(cx, answered)| (Arc::as_ptr(&cx.0), answered)).collect();
     let mut done = Charge::default();
-    let link = kept.first().map(|job| job.place.link.clone());
-    for job in kept {
+    let link = kept.first().map(|(_, job)| job.route.place.link.clone());
+    for (context, job) in kept {
         let lost = || Failure { code: NackCode::HandlerError, text: "the batch gave no result".to_owned() };
-        let answered = answers.remove(&Arc::as_ptr(&job.request)).unwrap_or_else(|| Err(lost()));
+        let answered = answers.remove(&Arc::as_ptr(&context.0)).unwrap_or_else(|| Err(lost()));
         match &link {
-            Some(link) if Arc::ptr_eq(link, &job.place.link) && !job.needs_room(&answered) => {
+            Some(link) if Arc::ptr_eq(link, &job.route.place.link) && !job.needs_room(&answered) => {
                 job.complete(answered, &mut done);
             }
             // One peer that does not read holds up no other.
@@ -186,7 +187,7 @@ pub(crate) fn spawn_blocking(node: &Arc<Node>, job: Job) {
 /// Runs a job, and then on the same thread those that wait for its place.
 fn run_blocking(node: &Arc<Node>, mut job: Job) {
     loop {
-        let entry: Arc<Entry> = job.entry.clone();
+        let entry: Arc<Entry> = job.route.entry.clone();
         let answered = match job.too_late() {
             Some(failure) => Err(failure),
             None => {

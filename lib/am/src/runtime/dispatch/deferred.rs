@@ -66,7 +66,7 @@ struct Slot {
 }
 
 fn end(node: &Arc<Node>, job: Job, answered: Answered) {
-    let entry = job.entry.clone();
+    let entry = job.route.entry.clone();
     complete_soon(node, job, answered);
     if let Some(mut next) = entry.gate.leave() {
         let HandlerCall::Deferred(call) = &entry.call else { return };

@@ -46,8 +46,8 @@ impl Gate {
             accepted();
             return Entered::Run(job);
         }
-        let wants_answer = job.request.mode.is_answered();
-        if job.request.depth > 0 || (wants_answer && state.waiting.len() >= self.queue_len_max) {
+        let wants_answer = job.mode().is_answered();
+        if job.facts().depth > 0 || (wants_answer && state.waiting.len() >= self.queue_len_max) {
             return Entered::Refused(job);
         }
         accepted();
@@ -76,5 +76,13 @@ impl Gate {
             state.running -= 1;
         }
         next
+    }
+
+    /// The same for many: those that run in their places are added to `jobs`.
+    pub(crate) fn leave_many(&self, count: usize, jobs: &mut VecDeque<Job>) {
+        let mut state = self.state.lock();
+        let next = count.min(state.waiting.len());
+        jobs.extend(state.waiting.drain(..next));
+        state.running -= count - next;
     }
 }

@@ -1,14 +1,11 @@
 //! One message that outlives the reader's turn: [`Job`], from acceptance to its answer.
 
 use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use crate::api::context::{ActiveMessageContext, Request};
+use crate::api::context::{ActiveMessageContext, Facts, Origin, Request};
+use crate::api::control::MessageId;
 use crate::api::handler_call::{Answered, Failure};
-use crate::api::port::BoxFuture;
 use crate::clock;
 use crate::proto::budget::Hold;
 use crate::proto::credit::Charge;
@@ -19,43 +16,111 @@ use crate::runtime::running::Running;
 use crate::transport::link::{Answer, AnswerBody, Link};
 use crate::wire::codes::{DeliveryMode, NackCode};
 
-/// What all jobs of a link share. One count for both: where jobs begin and end on different cores, counting costs more
-/// than most else about them.
+/// What all jobs of a link share.
 #[derive(Debug)]
 pub(crate) struct Place {
     pub(crate) link: Arc<Link>,
     pub(crate) running: Arc<Running>,
+    pub(crate) origin: Arc<Origin>,
+}
+
+/// From a link to a handler. Made anew for each group of jobs: a count that all jobs of a link or a handler share
+/// travels from core to core with each, which costs more than most else about them.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) entry: Arc<Entry>,
+    pub(crate) place: Arc<Place>,
+}
+
+/// What a job's message says of itself.
+#[derive(Debug)]
+enum Message {
+    /// Nobody can cancel it, so its request may wait until its handler starts.
+    OneWay(Facts),
+    Answered(Arc<Request>),
+}
+
+/// Whether a message is found by its number while it is unfinished here; its link counts it as answering meanwhile.
+pub(crate) fn is_cancellable(mode: DeliveryMode) -> bool {
+    mode.is_answered() && mode != DeliveryMode::WithReceipt
 }
 
 /// An accepted message, its handler, and what is owed for it.
 #[derive(Debug)]
 pub(crate) struct Job {
-    pub(crate) entry: Arc<Entry>,
-    pub(crate) request: Arc<Request>,
+    pub(crate) route: Arc<Route>,
+    message: Message,
     pub(crate) payload: Payload,
     /// What the payload holds of the node's memory.
     #[expect(dead_code, reason = "kept until the job ends: its drop gives the memory back")]
     pub(crate) hold: Option<Hold>,
     pub(crate) envelope: Box<[u8]>,
-    pub(crate) place: Arc<Place>,
     pub(crate) charge: Charge,
 }
 
 impl Job {
+    /// Accepts a message. One that its sender may cancel is found by its number until it is complete.
+    pub(crate) fn new(
+        route: &Arc<Route>,
+        facts: Facts,
+        (payload, hold): (Payload, Option<Hold>),
+        envelope: &[u8],
+        charge: Charge,
+    ) -> Self {
+        let message = if is_cancellable(facts.mode) {
+            let request = Arc::new(Request::new(facts, &route.entry.name, &route.place.origin));
+            route.place.running.insert(&request);
+            Message::Answered(request)
+        } else {
+            Message::OneWay(facts)
+        };
+        Self { route: route.clone(), message, payload, hold, envelope: envelope.into(), charge }
+    }
+
+    /// What its message says of itself.
+    #[inline]
+    pub(crate) fn facts(&self) -> &Facts {
+        match &self.message {
+            Message::OneWay(facts) => facts,
+            Message::Answered(request) => &request.facts,
+        }
+    }
+
+    pub(crate) fn mode(&self) -> DeliveryMode {
+        self.facts().mode
+    }
+
+    fn is_cancelled(&self) -> bool {
+        matches!(&self.message, Message::Answered(request) if request.is_cancelled())
+    }
+
     /// Why it should not start any more, if so.
     pub(crate) fn too_late(&self) -> Option<Failure> {
-        if self.request.is_cancelled() {
+        if self.is_cancelled() {
             return Some(Failure { code: NackCode::Cancelled, text: "cancelled before it ran".to_owned() });
         }
-        let is_late = self.request.mode.is_answered() && self.request.deadline <= clock::now();
+        let is_late = self.mode().is_answered() && self.facts().deadline <= clock::now();
         is_late.then(|| Failure {
             code: NackCode::Expired,
-            text: format!("the deadline passed before `{}` could start", self.entry.name),
+            text: format!("the deadline passed before `{}` could start", self.route.entry.name),
         })
     }
 
-    pub(crate) fn context(&self) -> ActiveMessageContext {
-        ActiveMessageContext(self.request.clone())
+    pub(crate) fn context(&mut self) -> ActiveMessageContext {
+        self.context_in(&mut None)
+    }
+
+    /// The same, where a request is to be made, in the memory of the `last`, if nobody has that any more.
+    #[inline]
+    pub(crate) fn context_in(&mut self, last: &mut Option<Arc<Request>>) -> ActiveMessageContext {
+        let request = match &mut self.message {
+            Message::Answered(request) => return ActiveMessageContext(request.clone()),
+            Message::OneWay(facts) => {
+                Request::made_of(last.take(), facts.take(), &self.route.entry.name, &self.route.place.origin)
+            }
+        };
+        *last = Some(request.clone());
+        ActiveMessageContext(request)
     }
 
     pub(crate) fn take_payload(&mut self) -> Payload {
@@ -64,51 +129,59 @@ impl Job {
 
     /// Whether that answer has to wait for room in the send buffer.
     pub(crate) fn needs_room(&self, answered: &Answered) -> bool {
-        self.request.mode.wants_response() && !self.place.link.has_room(answer_len(answered))
+        self.mode().wants_response() && !self.route.place.link.has_room(answer_len(answered))
     }
 
     /// Whether an answer of usual length would have to wait for room in the send buffer.
     pub(crate) fn would_need_room(&self) -> bool {
-        self.request.mode.wants_response() && !self.place.link.has_room(0)
+        self.mode().wants_response() && !self.route.place.link.has_room(0)
     }
 
     /// Memory for an answer that has to wait; `None` when there is none.
     pub(crate) fn hold_answer(&self, answered: &Answered) -> Option<Hold> {
-        self.place.link.settings().budget.hold(answer_len(answered) as u64)
+        self.route.place.link.settings().budget.hold(answer_len(answered) as u64)
     }
 
     /// Ends the job. What is finished without an answer is added to `done`, for the caller to give back at once
     /// for many.
     pub(crate) fn complete(&self, answered: Answered, done: &mut Charge) {
-        let failed = answered.is_err();
-        self.entry.counters.handled.increment(1);
-        if failed {
-            self.entry.counters.failed.increment(1);
+        self.route.entry.counters.handled.increment(1);
+        self.complete_uncounted(answered, done);
+    }
+
+    /// The same for a caller that counts what was handled at once for many.
+    pub(crate) fn complete_uncounted(&self, answered: Answered, done: &mut Charge) {
+        if answered.is_err() {
+            self.route.entry.counters.failed.increment(1);
         }
-        match self.request.mode {
+        match self.mode() {
             DeliveryMode::FireAndForget | DeliveryMode::WithReceipt => {
                 if let Err(failure) = answered {
-                    log_one_way_failure(&self.entry.name, &self.request, &failure);
+                    self.log_one_way_failure(&failure);
                 }
                 done.add(self.charge);
             }
             mode => {
-                self.place.running.remove(&self.request);
-                let cancelled = Failure { code: NackCode::Cancelled, text: "cancelled".to_owned() };
-                let answered = if self.request.is_cancelled() { Err(cancelled) } else { answered };
+                if let Message::Answered(request) = &self.message {
+                    self.route.place.running.remove(request);
+                }
+                let answered = match self.is_cancelled() {
+                    true => Err(Failure { code: NackCode::Cancelled, text: "cancelled".to_owned() }),
+                    false => answered,
+                };
                 let body = match &answered {
                     Err(failure) => AnswerBody::Nack { code: failure.code, text: &failure.text },
                     Ok(_) if mode == DeliveryMode::Confirmed => AnswerBody::Ack,
                     Ok(None) => AnswerBody::Response {
                         payload: PayloadSource::Borrowed(&[]),
-                        codec: self.request.codec,
+                        codec: self.facts().codec,
                     },
                     Ok(Some(value)) => {
                         AnswerBody::Response { payload: value.payload.as_source(), codec: value.codec }
                     }
                 };
-                self.place.link.send_answer(&Answer {
-                    id: self.request.number,
+                self.route.place.link.send_answer(&Answer {
+                    id: self.facts().number,
                     envelope: &self.envelope,
                     body,
                     is_counted: true,
@@ -120,11 +193,11 @@ impl Job {
 
     /// The job was not accepted: whatever its sender waits for, it gets a Nack.
     pub(crate) fn refuse(self, failure: Failure, done: &mut Charge) {
-        if self.request.mode != DeliveryMode::WithReceipt {
+        if self.mode() != DeliveryMode::WithReceipt {
             return self.complete(Err(failure), done);
         }
-        self.place.link.send_answer(&Answer {
-            id: self.request.number,
+        self.route.place.link.send_answer(&Answer {
+            id: self.facts().number,
             envelope: &self.envelope,
             body: AnswerBody::Nack { code: failure.code, text: &failure.text },
             is_counted: false,
@@ -132,12 +205,21 @@ impl Job {
         });
     }
 
+    fn log_one_way_failure(&self, failure: &Failure) {
+        let (handler, id) = (&*self.route.entry.name, self.id());
+        tracing::debug!(handler, %id, code = %failure.code, "a one-way message failed: {}", failure.text);
+    }
+
+    pub(crate) fn id(&self) -> MessageId {
+        self.route.place.origin.message_id(self.facts().number)
+    }
+
     /// As [`complete`](Self::complete), for one job alone.
     pub(crate) fn complete_alone(&self, answered: Answered) {
         let mut done = Charge::default();
         self.complete(answered, &mut done);
         if !done.is_zero() {
-            self.place.link.finish_messages(done);
+            self.route.place.link.finish_messages(done);
         }
     }
 }
@@ -147,35 +229,6 @@ pub(crate) fn answer_len(answered: &Answered) -> usize {
     match answered {
         Ok(Some(value)) => value.payload.len(),
         Ok(None) | Err(_) => 0,
-    }
-}
-
-pub(crate) fn log_one_way_failure(handler: &str, request: &Request, failure: &Failure) {
-    tracing::debug!(handler, id = %request.id(), code = %failure.code, "a one-way message failed: {}", failure.text);
-}
-
-/// A handler's future that gives a panic as a failure.
-pub(crate) struct Caught(pub(crate) BoxFuture<'static, Answered>);
-
-impl Future for Caught {
-    type Output = Answered;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answered> {
-        match catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(cx))) {
-            Ok(poll) => poll,
-            Err(panic) => Poll::Ready(Err(panicked(&*panic))),
-        }
-    }
-}
-
-/// Starts an asynchronous handler; a panic before its first await is a failure too.
-pub(crate) fn start(call: impl FnOnce() -> BoxFuture<'static, Answered>) -> Caught {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(future) => Caught(future),
-        Err(panic) => {
-            let failure = panicked(&*panic);
-            Caught(Box::pin(std::future::ready(Err(failure))))
-        }
     }
 }
 

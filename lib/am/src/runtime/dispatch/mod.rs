@@ -7,4 +7,5 @@ pub(crate) mod gate;
 pub(crate) mod group;
 pub(crate) mod job;
 pub(crate) mod lane;
+pub(crate) mod runner;
 pub(crate) mod stalled;

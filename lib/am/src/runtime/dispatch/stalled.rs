@@ -81,7 +81,7 @@ impl Stalled {
     async fn run(self: Arc<Self>, node: &Arc<Node>) {
         while let Some(job) = self.next() {
             while job.would_need_room() {
-                job.place.link.room(0).await;
+                job.route.place.link.room(0).await;
             }
             self.run_job(node, job);
             tokio::task::yield_now().await;
@@ -103,14 +103,14 @@ impl Stalled {
     }
 
     fn run_job(&self, node: &Arc<Node>, job: Job) {
-        if matches!(job.entry.call, HandlerCall::Inline(_)) {
-            if job.request.mode.wants_receipt() {
+        if matches!(job.route.entry.call, HandlerCall::Inline(_)) {
+            if job.mode().wants_receipt() {
                 push_receipt(
-                    &job.place.link,
-                    job.request.number,
-                    job.request.codec,
+                    &job.route.place.link,
+                    job.facts().number,
+                    job.facts().codec,
                     &job.envelope,
-                    &job.entry,
+                    &job.route.entry,
                 );
             }
             return run_inline(job);
@@ -139,14 +139,14 @@ fn run_inline(mut job: Job) {
 }
 
 fn call_inline(job: &Job, payload: &Payload) -> Answered {
-    let HandlerCall::Inline(call) = &job.entry.call else { return Ok(None) };
-    let request = &job.request;
-    let mut header = Header::message(request.mode, request.number, job.entry.name.as_bytes());
+    let HandlerCall::Inline(call) = &job.route.entry.call else { return Ok(None) };
+    let request = job.facts();
+    let mut header = Header::message(request.mode, request.number, job.route.entry.name.as_bytes());
     header.codec = request.codec;
     header.depth = request.depth;
     header.extras = request.extras.as_deref();
     let context =
-        InlineContext { header: &header, origin: &request.origin, deadline: Some(request.deadline) };
+        InlineContext { header: &header, origin: &job.route.place.origin, deadline: Some(request.deadline) };
     let mut scratch = Vec::new();
     let is_wanted = request.mode.wants_response();
     let mut reply = InlineReply { is_wanted, codec: request.codec, scratch: &mut scratch, shared: None };
