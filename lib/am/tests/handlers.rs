@@ -367,14 +367,14 @@ async fn a_named_contract_is_met_by_callers_that_name_it_and_by_no_others() {
 #[tokio::test]
 async fn a_context_that_is_kept_stays_that_of_its_own_message() {
     let (nodes, peer) = linked(Limits::default(), Limits::default()).await;
-    let (keep, mut kept) = mpsc::unbounded_channel();
+    let (keep, mut kept) = mpsc::channel(100);
     for (name, is_ordered) in [("spawned", false), ("ordered", true)] {
         let keep = keep.clone();
         let handler = Handler::message(name, move |cx: ActiveMessageContext, n: u64| {
             // Every other one; what the rest leave behind is used again.
             let is_kept = n.is_multiple_of(2);
             if is_kept {
-                keep.send((n, cx.clone(), cx.cancellation_token())).unwrap();
+                keep.try_send((n, cx.clone(), cx.cancellation_token())).unwrap();
             }
             async { Ok(()) }
         });
@@ -399,9 +399,9 @@ async fn a_context_that_is_kept_stays_that_of_its_own_message() {
 #[tokio::test]
 async fn ordered_messages_of_all_modes_are_handled_in_the_order_they_were_sent_in() {
     let (nodes, peer) = linked(Limits::default(), Limits::default()).await;
-    let (note, mut noted) = mpsc::unbounded_channel();
+    let (note, mut noted) = mpsc::channel(600);
     let handler = move |_cx: ActiveMessageContext, n: u64| {
-        note.send(n).unwrap();
+        note.try_send(n).unwrap();
         async move {
             if n.is_multiple_of(3) {
                 tokio::task::yield_now().await;
