@@ -7,8 +7,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
-use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
 use tokio::task::JoinSet;
 
 use crate::meter::{Latencies, Outcome, Recorder};
@@ -75,7 +73,7 @@ pub async fn run<C: Client>(client: C, phase: Phase) -> Result<Outcome> {
     match phase.case.workload {
         Workload::Rtt => one_at_a_time(client, phase).await,
         Workload::Concurrent | Workload::Bulk => many(client, phase).await,
-        Workload::Window => window(client, phase).await,
+        Workload::Window => bail!("a window is held by a loop of the system's own"),
         Workload::Oneway => one_way(client, phase).await,
     }
 }
@@ -124,30 +122,6 @@ async fn call_repeatedly<C: Client>(
         last = now;
     }
     Ok(done)
-}
-
-async fn window<C: Client>(client: C, phase: Phase) -> Result<Outcome> {
-    let latencies = Latencies::new()?;
-    let mut recorder = Recorder::new(&latencies);
-    let timed_echo = || {
-        let (client, payload) = (client.clone(), phase.payload.clone());
-        async move {
-            let began = Instant::now();
-            client.echo(payload).await.map(|()| began.elapsed())
-        }
-    };
-    let began = Instant::now();
-    let mut calls: FuturesUnordered<_> = (0..phase.case.outstanding).map(|_| timed_echo()).collect();
-    let mut done = 0;
-    while let Some(took) = calls.next().await {
-        recorder.record(took?);
-        done += 1;
-        if began.elapsed() < phase.duration {
-            calls.push(timed_echo());
-        }
-    }
-    drop(recorder);
-    Ok(phase.outcome(done, done, began).with_latencies(&latencies))
 }
 
 async fn one_way<C: Client>(client: C, phase: Phase) -> Result<Outcome> {

@@ -1,16 +1,19 @@
 //! dynamo-am, by its public API alone: over tcp with inline handlers, the same with a task for each message,
 //! and over a unix socket.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use anyhow::{Result, bail};
 use bytes::Bytes;
 use dynamo_am::{ActiveMessageManager, Handler, Peer, Raw};
 
 use super::Serving;
-use crate::load::{self, BATCH, Flood};
-use crate::spec::{RoleSpec, System};
+use crate::load::{self, BATCH, Flood, Phase};
+use crate::meter::{Latencies, Outcome, Recorder};
+use crate::spec::{RoleSpec, System, Workload};
 
 pub async fn serve(spec: &RoleSpec, handled: &'static AtomicU64) -> Result<Serving> {
     let endpoint = match spec.system {
@@ -55,8 +58,8 @@ pub async fn serve(spec: &RoleSpec, handled: &'static AtomicU64) -> Result<Servi
 
 #[derive(Clone)]
 pub struct Client {
-    /// Held so that the link lives as long as the client.
-    _node: Arc<ActiveMessageManager>,
+    /// The link lives as long as this.
+    node: Arc<ActiveMessageManager>,
     peer: Peer,
 }
 
@@ -64,7 +67,36 @@ impl Client {
     pub async fn connect(address: &str) -> Result<Self> {
         let node = ActiveMessageManager::builder().no_ipc().start().await?;
         let peer = node.client().connect(address).await?;
-        Ok(Self { _node: Arc::new(node), peer })
+        Ok(Self { node: Arc::new(node), peer })
+    }
+
+    /// A loop that sends, and takes the answers in the order of their calls.
+    async fn window(&self, phase: &Phase) -> Result<Outcome> {
+        let latencies = Latencies::new()?;
+        let mut recorder = Recorder::new(&latencies);
+        let client = self.node.client();
+        let payload = Raw(phase.payload.clone());
+        let echo =
+            || client.active_message("echo").payload(&payload).expect_response::<Raw>().send(&self.peer);
+        let (mut done, began) = (0, Instant::now());
+        let mut calls = VecDeque::with_capacity(phase.case.outstanding);
+        for _ in 0..phase.case.outstanding {
+            calls.push_back((Instant::now(), echo().await?));
+        }
+        while let Some((sent, call)) = calls.pop_front() {
+            let Raw(reply) = call.response().await?;
+            if reply.len() != payload.0.len() {
+                bail!("a reply of another length");
+            }
+            let now = Instant::now();
+            recorder.record(now - sent);
+            done += 1;
+            if now - began < phase.duration {
+                calls.push_back((now, echo().await?));
+            }
+        }
+        drop(recorder);
+        Ok(phase.outcome(done, done, began).with_latencies(&latencies))
     }
 }
 
@@ -90,5 +122,12 @@ impl load::Client for Client {
             }
         }
         Ok(())
+    }
+
+    async fn run(&self, phase: Phase) -> Result<Outcome> {
+        match phase.case.workload {
+            Workload::Window => self.window(&phase).await,
+            _ => load::run(self.clone(), phase).await,
+        }
     }
 }
