@@ -145,16 +145,18 @@ impl Dispatcher {
             HandlerCall::Spawned { is_ordered: true, .. }
                 if !must_stall && mode == DeliveryMode::FireAndForget && header.depth == 0 =>
             {
+                if self.ordered.last().is_some_and(|last| !Arc::ptr_eq(&last.route.entry, entry)) {
+                    push_ordered(&self.node, &self.peer, &mut self.ordered);
+                }
                 let job = known.job(&self.node, &self.place, &message, payload, turn);
-                let is_full = self.ordered.len() >= GROUP_LEN;
-                let others = |last: &Job| !Arc::ptr_eq(&last.route.entry, &job.route.entry);
-                if is_full || self.ordered.last().is_some_and(others) {
+                self.ordered.push(job);
+                if self.ordered.len() >= GROUP_LEN {
                     self.push_ordered();
                 }
-                self.ordered.push(job);
             }
             _ => {
                 let job = known.job(&self.node, &self.place, &message, payload, turn);
+                known.is_handed_over = true;
                 self.push_ordered();
                 // What comes behind a message that waits, waits behind it.
                 if must_stall {
@@ -184,12 +186,9 @@ impl Dispatcher {
 
     /// Hands the ordered messages over to their lane; owed before any other can get there.
     fn push_ordered(&mut self) {
-        if let Some(last) = self.ordered.last() {
-            let lane = self.peer.lanes.of(last.route.entry.id);
-            lane.push_all(&self.peer.lanes, &self.node, &mut self.ordered);
-            if let Some(known) = &mut self.last {
-                known.is_handed_over = true;
-            }
+        push_ordered(&self.node, &self.peer, &mut self.ordered);
+        if let Some(known) = &mut self.last {
+            known.is_handed_over = true;
         }
     }
 
@@ -276,6 +275,13 @@ impl Dispatcher {
             tracing::debug!(code = %code, "dropped a one-way message: {text}");
             turn.finished.add(*charge);
         }
+    }
+}
+
+fn push_ordered(node: &Arc<Node>, peer: &PeerCore, jobs: &mut Vec<Job>) {
+    if let Some(last) = jobs.last() {
+        let lane = peer.lanes.of(last.route.entry.id);
+        lane.push_all(&peer.lanes, node, jobs);
     }
 }
 

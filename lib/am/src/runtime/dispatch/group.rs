@@ -30,7 +30,7 @@ pub(crate) fn spawn_group(node: &Arc<Node>, jobs: Vec<Job>) {
 /// and a parked one of these is what an unfinished message costs.
 struct Group {
     node: Arc<Node>,
-    /// The first of them is running; a job is not moved until it is done.
+    /// The first of them is running.
     jobs: VecDeque<Job>,
     runner: Runner,
     /// Places at the gate of `left` that are free, and not given back yet.
@@ -57,6 +57,7 @@ impl Future for Group {
                     this.give_back();
                     // The last one goes on right here.
                     if this.jobs.len() == 1 {
+                        this.jobs.shrink_to_fit();
                         return Poll::Pending;
                     }
                     this.park();
@@ -77,11 +78,17 @@ impl Group {
     /// The job that was running is done.
     fn end(&mut self, answered: Answered) {
         let Some(job) = self.jobs.pop_front() else { return };
-        if !self.left.as_ref().is_some_and(|left| Arc::ptr_eq(left, &job.route.entry)) {
-            self.leave();
-            self.left = Some(job.route.entry.clone());
+        let entry = &job.route.entry;
+        if job.mode().is_answered() {
+            // Whoever gets the answer may send the next message, for which there must be a place then.
+            entry.gate.leave_many(1, &mut self.jobs);
+        } else {
+            if !self.left.as_ref().is_some_and(|left| Arc::ptr_eq(left, entry)) {
+                self.leave();
+                self.left = Some(entry.clone());
+            }
+            self.left_count += 1;
         }
-        self.left_count += 1;
         if let Some(answered) = self.runner.end(&job, answered) {
             self.node.spawner.spawn_handler(complete_with_room(job, answered));
         }
@@ -101,7 +108,7 @@ impl Group {
     }
 
     fn leave(&mut self) {
-        if let Some(entry) = self.left.as_ref().filter(|_| self.left_count > 0) {
+        if let Some(entry) = self.left.take() {
             entry.gate.leave_many(std::mem::take(&mut self.left_count), &mut self.jobs);
         }
     }

@@ -35,9 +35,9 @@ pub(crate) struct Route {
 /// What a job's message says of itself.
 #[derive(Debug)]
 enum Message {
-    /// Nobody can cancel it, so its request may wait until its handler starts.
-    OneWay(Facts),
-    Answered(Arc<Request>),
+    /// Nobody can cancel it, so its request is made when its handler starts.
+    Plain(Facts),
+    Cancellable(Arc<Request>),
 }
 
 /// Whether a message is found by its number while it is unfinished here; its link counts it as answering meanwhile.
@@ -70,9 +70,9 @@ impl Job {
         let message = if is_cancellable(facts.mode) {
             let request = Arc::new(Request::new(facts, &route.entry.name, &route.place.origin));
             route.place.running.insert(&request);
-            Message::Answered(request)
+            Message::Cancellable(request)
         } else {
-            Message::OneWay(facts)
+            Message::Plain(facts)
         };
         Self { route: route.clone(), message, payload, hold, envelope: envelope.into(), charge }
     }
@@ -81,8 +81,8 @@ impl Job {
     #[inline]
     pub(crate) fn facts(&self) -> &Facts {
         match &self.message {
-            Message::OneWay(facts) => facts,
-            Message::Answered(request) => &request.facts,
+            Message::Plain(facts) => facts,
+            Message::Cancellable(request) => &request.facts,
         }
     }
 
@@ -91,7 +91,7 @@ impl Job {
     }
 
     fn is_cancelled(&self) -> bool {
-        matches!(&self.message, Message::Answered(request) if request.is_cancelled())
+        matches!(&self.message, Message::Cancellable(request) if request.is_cancelled())
     }
 
     /// Why it should not start any more, if so.
@@ -106,6 +106,7 @@ impl Job {
         })
     }
 
+    /// For its handler, once: the extras go with it.
     pub(crate) fn context(&mut self) -> ActiveMessageContext {
         self.context_in(&mut None)
     }
@@ -114,8 +115,8 @@ impl Job {
     #[inline]
     pub(crate) fn context_in(&mut self, last: &mut Option<Arc<Request>>) -> ActiveMessageContext {
         let request = match &mut self.message {
-            Message::Answered(request) => return ActiveMessageContext(request.clone()),
-            Message::OneWay(facts) => {
+            Message::Cancellable(request) => return ActiveMessageContext(request.clone()),
+            Message::Plain(facts) => {
                 Request::made_of(last.take(), facts.take(), &self.route.entry.name, &self.route.place.origin)
             }
         };
@@ -162,7 +163,7 @@ impl Job {
                 done.add(self.charge);
             }
             mode => {
-                if let Message::Answered(request) = &self.message {
+                if let Message::Cancellable(request) = &self.message {
                     self.route.place.running.remove(request);
                 }
                 let answered = match self.is_cancelled() {

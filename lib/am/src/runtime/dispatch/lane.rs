@@ -8,7 +8,7 @@ use std::task::Context;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::group::{TURN_COUNT_MAX, complete_with_room};
+use super::group::{GROUP_LEN, TURN_COUNT_MAX, complete_with_room};
 use super::job::Job;
 use super::runner::Runner;
 use crate::id::InstanceId;
@@ -135,22 +135,24 @@ impl Lane {
                         entry.permits.acquire().await.ok()
                     }
                 };
-                let run = |cx: &mut Context<'_>| {
+                let poll = |cx: &mut Context<'_>| {
                     let polled = runner.poll(&mut job, cx);
                     if polled.is_pending() {
                         runner.give_back();
                     }
                     polled
                 };
-                let answered = poll_fn(run).await;
+                let answered = poll_fn(poll).await;
                 drop(permit);
                 if let Some(answered) = runner.end(&job, answered) {
                     runner.give_back();
                     complete_with_room(job, answered).await;
                 }
                 count += 1;
-                if count % TURN_COUNT_MAX == 0 {
+                if count % GROUP_LEN == 0 {
                     runner.give_back();
+                }
+                if count % TURN_COUNT_MAX == 0 {
                     tokio::task::yield_now().await;
                 }
             }

@@ -80,18 +80,31 @@ impl Runner {
         if job.needs_room(&answered) {
             return Some(answered);
         }
-        if !self.route.as_ref().is_some_and(|route| Arc::ptr_eq(route, &job.route)) {
-            self.give_back();
-            self.route = Some(job.route.clone());
+        match &self.route {
+            Some(route) if Arc::ptr_eq(route, &job.route) => {}
+            // Handlers that take turns: the credit is that of one link all the same.
+            Some(route) if Arc::ptr_eq(&route.place, &job.route.place) => {
+                route.entry.counters.handled.increment(std::mem::take(&mut self.handled));
+                self.route = Some(job.route.clone());
+            }
+            _ => {
+                self.give_back();
+                self.route = Some(job.route.clone());
+            }
         }
-        self.handled += 1;
-        job.complete_uncounted(answered, &mut self.done);
+        if job.mode().is_answered() {
+            // Whoever gets the answer may look at the counter.
+            job.complete(answered, &mut self.done);
+        } else {
+            self.handled += 1;
+            job.complete_uncounted(answered, &mut self.done);
+        }
         None
     }
 
     /// Counts what has ended, and gives its credit back; owed before the task waits or ends.
     pub(crate) fn give_back(&mut self) {
-        let Some(route) = self.route.as_ref().filter(|_| self.handled > 0) else { return };
+        let Some(route) = self.route.take() else { return };
         route.entry.counters.handled.increment(std::mem::take(&mut self.handled));
         if !self.done.is_zero() {
             route.place.link.finish_messages(std::mem::take(&mut self.done));

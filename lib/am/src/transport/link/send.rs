@@ -20,7 +20,7 @@ use crate::wire::zmtp::frame;
 /// each is the fastest way for a few, and by far the slowest for many.
 const BURST_COUNT: u8 = 16;
 /// A sender writes the buffer itself from this length on, in octets, so that a flood does not wait for the
-/// flusher's turn: half a receive chunk.
+/// flusher's turn: a receive chunk.
 const WRITE_LEN: usize = 64 * 1024;
 /// Calls in flight up to which a call is written at once by its caller; more are batched by the flusher.
 const DIRECT_CALLS: usize = 2;
