@@ -33,9 +33,8 @@ struct Group {
     /// The first of them is running.
     jobs: VecDeque<Job>,
     runner: Runner,
-    /// Places at the gate of `left` that are free, and not given back yet.
-    left_count: usize,
-    left: Option<Arc<Entry>>,
+    /// A handler, and the places at its gate that are free and not given back yet.
+    left: Option<(Arc<Entry>, usize)>,
 }
 
 impl Future for Group {
@@ -72,7 +71,7 @@ impl Future for Group {
 
 impl Group {
     fn new(node: &Arc<Node>, jobs: VecDeque<Job>, runner: Runner) -> Self {
-        Self { node: node.clone(), jobs, runner, left_count: 0, left: None }
+        Self { node: node.clone(), jobs, runner, left: None }
     }
 
     /// The job that was running is done.
@@ -83,11 +82,13 @@ impl Group {
             // Whoever gets the answer may send the next message, for which there must be a place then.
             entry.gate.leave_many(1, &mut self.jobs);
         } else {
-            if !self.left.as_ref().is_some_and(|left| Arc::ptr_eq(left, entry)) {
-                self.leave();
-                self.left = Some(entry.clone());
+            match &mut self.left {
+                Some((left, count)) if Arc::ptr_eq(left, entry) => *count += 1,
+                _ => {
+                    self.leave();
+                    self.left = Some((entry.clone(), 1));
+                }
             }
-            self.left_count += 1;
         }
         if let Some(answered) = self.runner.end(&job, answered) {
             self.node.spawner.spawn_handler(complete_with_room(job, answered));
@@ -108,8 +109,8 @@ impl Group {
     }
 
     fn leave(&mut self) {
-        if let Some(entry) = self.left.take() {
-            entry.gate.leave_many(std::mem::take(&mut self.left_count), &mut self.jobs);
+        if let Some((entry, count)) = self.left.take() {
+            entry.gate.leave_many(count, &mut self.jobs);
         }
     }
 }
